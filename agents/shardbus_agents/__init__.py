@@ -1,0 +1,1 @@
+"""One process per node: device backends, collector, change detection, link probes."""

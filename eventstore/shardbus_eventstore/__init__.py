@@ -1,0 +1,1 @@
+"""The fold (pure), the projector, the Postgres read model."""

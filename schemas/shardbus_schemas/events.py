@@ -1,0 +1,240 @@
+"""What happened. An event is a fact: it is never changed and never taken back.
+
+Each event has a permanent ``TYPE``, its name on the bus for ever, and an integer ``VERSION``. An additive
+change is a new optional field; any other change is ``VERSION + 1`` and an upcaster.
+"""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shardbus_schemas.devices import DeviceFacts, LinkFigures
+from shardbus_schemas.ids import BootId, CommandId, DeviceId, DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.model import FrozenModel, UtcDatetime
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
+from shardbus_schemas.telemetry import DeviceGPUState
+
+
+class NodeJoined(FrozenModel):
+    """An agent started on a node and will report at least once per heartbeat."""
+
+    TYPE: ClassVar[str] = "NodeJoined"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    boot_id: BootId
+    hostname: str | None = None
+    agent_version: str | None = None
+    operating_system: str | None = None
+    labels: dict[str, str] = {}
+    heartbeat_seconds: Annotated[float, Field(gt=0)]
+    """The longest silence of a living agent; a node silent for several of these is stale."""
+    device_link: LinkFigures | None = None
+    """Between any two devices of this node."""
+
+
+class NodeLeft(FrozenModel):
+    """An agent stopped and said so. Its devices are lost until it joins again."""
+
+    TYPE: ClassVar[str] = "NodeLeft"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    boot_id: BootId
+    reason: str = "stopped"
+
+
+class DeviceRegistered(FrozenModel):
+    """What a device is, on first sight and again when a fact changes. It replaces what was known."""
+
+    TYPE: ClassVar[str] = "DeviceRegistered"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    device: DeviceFacts
+
+
+class DeviceLost(FrozenModel):
+    """A device fell off its node, hangs, or was removed."""
+
+    TYPE: ClassVar[str] = "DeviceLost"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    device_id: DeviceId
+    reason: str
+
+
+class DeviceGPUStateUpdated(FrozenModel):
+    """One tick of one node: the readings that changed significantly, or all of them on a heartbeat."""
+
+    TYPE: ClassVar[str] = "DeviceGPUStateUpdated"
+    VERSION: ClassVar[int] = 2
+
+    node_id: NodeId
+    boot_id: BootId | None = None
+    tick: Annotated[int, Field(ge=0)] | None = None
+    """Counts this agent's published ticks within its boot; a gap is a message lost before the bus."""
+    heartbeat: bool = False
+    states: tuple[DeviceGPUState, ...] = ()
+
+    @model_validator(mode="after")
+    def _states_are_of_this_node(self) -> Self:
+        for state in self.states:
+            if state.node_id != self.node_id:
+                raise ValueError(f"a state of node {state.node_id!r} in a message of node {self.node_id!r}")
+        return self
+
+
+class GPUBandwidthMeasured(LinkFigures):
+    """A directed path between two nodes was measured."""
+
+    TYPE: ClassVar[str] = "GPUBandwidthMeasured"
+    VERSION: ClassVar[int] = 1
+
+    from_node: NodeId = Field(alias="from")
+    to_node: NodeId = Field(alias="to")
+    method: str = "unknown"
+    measured_at: UtcDatetime
+
+    @model_validator(mode="after")
+    def _has_two_ends(self) -> Self:
+        if self.from_node == self.to_node:
+            raise ValueError(f"a link from node {self.from_node!r} to itself")
+        return self
+
+
+class ModelRegistered(FrozenModel):
+    """A model profile became known, or replaced the one of the same id."""
+
+    TYPE: ClassVar[str] = "ModelRegistered"
+    VERSION: ClassVar[int] = 1
+
+    profile: ModelProfile
+    command_id: CommandId | None = None
+
+
+class InstancePlaced(FrozenModel):
+    """A model was placed: which device holds which layers, why, and from which state that was decided."""
+
+    TYPE: ClassVar[str] = "InstancePlaced"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    command_id: CommandId
+    model: ModelProfile
+    request: PlacementRequest
+    plan: Placed
+    position: StatePosition
+
+
+class InstanceReplaced(FrozenModel):
+    """An instance got a new plan in place of its old one."""
+
+    TYPE: ClassVar[str] = "InstanceReplaced"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    command_id: CommandId | None = None
+    plan: Placed
+    reason: str
+    position: StatePosition
+
+
+class InstanceDeleted(FrozenModel):
+    """An instance is no longer wanted; its memory is free."""
+
+    TYPE: ClassVar[str] = "InstanceDeleted"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    command_id: CommandId | None = None
+    reason: str | None = None
+
+
+class InstanceLost(FrozenModel):
+    """An instance cannot run any more, because devices it needs are gone."""
+
+    TYPE: ClassVar[str] = "InstanceLost"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    devices: tuple[DeviceKey, ...]
+    reason: str
+
+
+class PlacementRejected(FrozenModel):
+    """A model could not be placed: what is missing where, and what would make it fit."""
+
+    TYPE: ClassVar[str] = "PlacementRejected"
+    VERSION: ClassVar[int] = 1
+
+    command_id: CommandId
+    model_id: ModelId
+    request: PlacementRequest
+    result: Refused
+    position: StatePosition
+
+
+class PlacementPreviewed(FrozenModel):
+    """The answer to a dry run: what would be placed. Nothing is reserved."""
+
+    TYPE: ClassVar[str] = "PlacementPreviewed"
+    VERSION: ClassVar[int] = 1
+
+    command_id: CommandId
+    request: PlacementRequest
+    plan: Placed
+    position: StatePosition
+
+
+CommandRejectionCode = Literal["unknown_instance", "unsupported_command", "expired"]
+
+
+class CommandRejected(FrozenModel):
+    """A command other than a placement could not be carried out."""
+
+    TYPE: ClassVar[str] = "CommandRejected"
+    VERSION: ClassVar[int] = 1
+
+    command_id: CommandId
+    command_type: str
+    code: CommandRejectionCode
+    message: str
+
+
+class DeadLettered(FrozenModel):
+    """A message that could not be understood: where it was, why, and its original bytes in base64."""
+
+    TYPE: ClassVar[str] = "DeadLettered"
+    VERSION: ClassVar[int] = 1
+
+    stream: str
+    sequence: Annotated[int, Field(ge=1)]
+    subject: str
+    code: str
+    reason: str
+    recorded_at: UtcDatetime
+    headers: dict[str, str] = {}
+    payload_base64: str
+    seen_by: str
+    """The consumer that gave up on it."""
+
+
+TelemetryEvent = DeviceGPUStateUpdated | GPUBandwidthMeasured
+FleetEvent = (
+    NodeJoined
+    | NodeLeft
+    | DeviceRegistered
+    | DeviceLost
+    | ModelRegistered
+    | InstancePlaced
+    | InstanceReplaced
+    | InstanceDeleted
+    | InstanceLost
+    | PlacementRejected
+    | PlacementPreviewed
+    | CommandRejected
+)
+Event = TelemetryEvent | FleetEvent

@@ -1,0 +1,93 @@
+"""The fleet at one moment: what a fleet file declares, ``shardbus state --json`` prints, and the planner reads."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from shardbus_schemas.devices import DeviceFacts, LinkFigures
+from shardbus_schemas.ids import DeviceKey, NodeId
+from shardbus_schemas.model import Bytes, FrozenModel, Percent, UtcDatetime
+from shardbus_schemas.telemetry import TemperatureCelsius
+
+DeviceStatus = Literal["ok", "stale", "lost", "cordoned"]
+"""``stale``: its last word is older than its node's heartbeat bound. ``lost``: it is gone, or its node left."""
+
+
+class FleetDevice(DeviceFacts):
+    """A device, with its facts and its last known readings."""
+
+    memory_used_bytes: Bytes | None = None
+    """Used by anyone, shardbus' own instances included; ``None`` is unknown."""
+    memory_reserved_bytes: Bytes = 0
+    """Promised to placed instances and not yet seen in ``memory_used_bytes``."""
+    compute_utilization_percent: Percent | None = None
+    thermal_temperature_c: TemperatureCelsius | None = None
+    thermal_throttle_threshold_c: TemperatureCelsius | None = None
+    is_thermal_throttling: bool | None = None
+    battery_percent: Percent | None = None
+    is_plugged_in: bool | None = None
+    last_update: UtcDatetime | None = None
+    status: DeviceStatus = "ok"
+
+
+class FleetNode(FrozenModel):
+    """A host and its devices."""
+
+    node_id: NodeId
+    labels: dict[str, str] = {}
+    devices: tuple[FleetDevice, ...] = ()
+    device_link: LinkFigures | None = None
+    """Between any two devices of this node; unknown is ``None``."""
+
+
+class FleetLink(LinkFigures):
+    """A directed measured path between two nodes."""
+
+    from_node: NodeId = Field(alias="from")
+    to_node: NodeId = Field(alias="to")
+
+
+class Fleet(FrozenModel):
+    """All nodes with their devices, and the links between them.
+
+    Without ``default_link`` an absent pair has no link. The two sequences name the state this was read from.
+    """
+
+    nodes: tuple[FleetNode, ...] = ()
+    links: tuple[FleetLink, ...] = ()
+    default_link: LinkFigures | None = None
+    telemetry_sequence: int | None = None
+    fleet_sequence: int | None = None
+
+    def devices(self) -> Iterator[tuple[DeviceKey, FleetNode, FleetDevice]]:
+        """Return each device with its fleet-wide key and its node, in the file's order."""
+        for node in self.nodes:
+            for device in node.devices:
+                yield DeviceKey.of(node.node_id, device.device_id), node, device
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_links_end_somewhere(self) -> Self:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.node_id in seen:
+                raise ValueError(f"node_id {node.node_id!r} appears twice")
+            seen.add(node.node_id)
+            here: set[str] = set()
+            for device in node.devices:
+                if device.device_id in here:
+                    raise ValueError(f"device_id {device.device_id!r} appears twice on node {node.node_id!r}")
+                here.add(device.device_id)
+        pairs: set[tuple[str, str]] = set()
+        for index, link in enumerate(self.links):
+            for end in (link.from_node, link.to_node):
+                if end not in seen:
+                    raise ValueError(f"links[{index}] names node {end!r}, which is not in nodes")
+            if link.from_node == link.to_node:
+                raise ValueError(
+                    f"links[{index}] goes from node {link.from_node!r} to itself; use the node's device_link"
+                )
+            if (link.from_node, link.to_node) in pairs:
+                raise ValueError(f"links[{index}] repeats the link from {link.from_node!r} to {link.to_node!r}")
+            pairs.add((link.from_node, link.to_node))
+        return self

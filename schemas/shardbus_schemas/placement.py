@@ -1,0 +1,253 @@
+"""What may be asked of the placer, and what it answers."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from shardbus_schemas.ids import CommandId, DeviceKey, ModelId, NodeId
+from shardbus_schemas.model import Bytes, FrozenModel, Seconds
+from shardbus_schemas.model_profile import LayerCount, ModelProfile
+
+ObjectiveName = Literal["throughput", "latency", "score", "fleet_throughput"]
+Sharding = Literal["auto", "pipeline", "tensor"]
+PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
+TokenCount = Annotated[int, Field(ge=0, le=100_000_000)]
+
+
+class PlacementRequest(FrozenModel):
+    """Which model to place and under what conditions. Only ``model_id`` (or ``model``) must be given.
+
+    ``None`` for headroom and overhead means the placer's policy; 0 is allowed and means none, so that with
+    ``context_tokens=0`` as well only weights count.
+    """
+
+    model_id: ModelId | None = None
+    """A model of the catalogue, or one registered before."""
+    model: ModelProfile | None = None
+    """A model given inline; it needs no catalogue."""
+    objective: ObjectiveName = "throughput"
+    sharding: Sharding = "auto"
+    context_tokens: TokenCount = 4096
+    """Tokens of KV cache to hold per sequence."""
+    concurrency: PositiveCount = 1
+    """Sequences decoded at the same time."""
+    min_nodes: PositiveCount = 1
+    max_nodes: PositiveCount | None = None
+    max_devices: PositiveCount | None = None
+    max_stages: PositiveCount | None = None
+    include: tuple[str, ...] = ()
+    """Only these nodes (``attic``) or devices (``attic/cuda:0``); empty is all."""
+    exclude: tuple[str, ...] = ()
+    """Never these nodes or devices."""
+    pin: dict[str, LayerCount] = {}
+    """Device to the exact number of layers it must hold: ``{"attic/cuda:0": 12}``."""
+    headroom_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of each device's memory to leave free."""
+    headroom_bytes: Bytes | None = None
+    """Memory to leave free on each device."""
+    runtime_overhead_bytes: Bytes | None = None
+    """What the runtime itself takes on each device it uses, such as a CUDA context."""
+    deadline_ms: Annotated[float, Field(gt=0, le=600_000)] = 100
+    """Wall time the placer may take to find a plan."""
+    command_id: CommandId | None = None
+    """Chosen by the sender; the same id twice is one command. ``None``: the stream sequence stands in."""
+    access_token: Annotated[str, Field(max_length=8192)] | None = Field(default=None, repr=False, exclude=True)
+    """Who asks; never stored, never logged."""
+    dry_run: bool = False
+    """Answer, but place nothing."""
+
+    @model_validator(mode="after")
+    def _names_one_model_and_sane_bounds(self) -> Self:
+        if self.model is None and self.model_id is None:
+            raise ValueError("give model_id (a known model's name) or model (a profile)")
+        if self.model is not None and self.model_id is not None and self.model_id != self.model.model_id:
+            raise ValueError(
+                f"model_id {self.model_id!r} and model.model_id {self.model.model_id!r} differ; give one of them"
+            )
+        if self.max_nodes is not None and self.max_nodes < self.min_nodes:
+            raise ValueError(f"max_nodes {self.max_nodes} is less than min_nodes {self.min_nodes}")
+        return self
+
+    @property
+    def wanted_model_id(self) -> ModelId:
+        """The name of the model, however it was given."""
+        name = self.model.model_id if self.model else self.model_id
+        assert name is not None  # the validator above requires one of them
+        return name
+
+
+class Stage(FrozenModel):
+    """A pipeline position: one device, or a tensor-parallel group, holding a half-open layer range."""
+
+    devices: tuple[DeviceKey, ...]
+    start_layer: Annotated[int, Field(ge=0)]
+    end_layer: Annotated[int, Field(ge=1)]
+    """One past the last layer."""
+    memory_bytes: dict[DeviceKey, Bytes]
+    """What each device must hold: weights, KV cache, activations, runtime overhead."""
+    seconds: Seconds
+    """Predicted decode time of this stage for one token of each sequence."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers it holds."""
+        return self.end_layer - self.start_layer
+
+
+class Hop(FrozenModel):
+    """The way from one stage to the next."""
+
+    from_device: DeviceKey = Field(alias="from")
+    to_device: DeviceKey = Field(alias="to")
+    seconds: Seconds
+    """Link latency plus activation bytes over link bandwidth."""
+    known: bool = True
+    """False where no measurement exists and the policy's conservative figure was used."""
+
+
+class ObjectiveValue(FrozenModel):
+    """What was optimised, what was reached, and what was proved."""
+
+    name: ObjectiveName
+    value: float
+    unit: str
+    """``seconds`` (less is better), ``score`` or ``tokens/s`` (more is better)."""
+    bound: float | None = None
+    """No plan can be better than this; ``None`` when nothing was proved."""
+    gap: Annotated[float, Field(ge=0)] | None = None
+    """|value - bound| / |value|; 0 is proved optimal."""
+
+
+class Prediction(FrozenModel):
+    """The plan in physical units."""
+
+    seconds_per_token: Seconds
+    """What one user waits for each token: all stages and hops, one after another."""
+    tokens_per_second: Annotated[float, Field(ge=0)]
+    """Steady rate over all sequences, limited by the slowest stage with its hop, or by the whole
+    pipeline's latency when there are fewer sequences than stages."""
+    prefill_tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    """``None`` when a device's peak FLOPS or the model's FLOPs are unknown."""
+    assumptions: tuple[str, ...] = ()
+    """What was not known and how it was counted."""
+
+
+class SolverReport(FrozenModel):
+    """Who found the plan, and how long it took. Times are observations: they are not part of replayed equality."""
+
+    name: str
+    """``HiGHS``, ``CBC``, ``greedy``."""
+    status: str
+    """``optimal``, ``feasible``, ``infeasible``, ``deadline``, ``failed``."""
+    seconds: Seconds
+
+
+class DeviceVerdict(FrozenModel):
+    """What the planner made of one device."""
+
+    device: DeviceKey
+    score: Annotated[float, Field(ge=0, le=1)]
+    parts: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """The weighted score's parts: compute, memory, network, thermal, bandwidth."""
+    chosen: bool
+    why: str
+    """One sentence for a person."""
+    usable_bytes: Bytes = 0
+    """What the model may use here after others' use, reservations and headroom."""
+    max_layers: Annotated[int, Field(ge=0)] = 0
+    """How many of this model's layers would fit here alone."""
+
+
+RefusalCode = Literal[
+    "unknown_model",
+    "no_devices",
+    "insufficient_memory",
+    "not_enough_nodes",
+    "no_links",
+    "pin_impossible",
+    "tensor_impossible",
+    "backend_mismatch",
+    "layer_too_large",
+    "constraints_conflict",
+    "unsupported_objective",
+    "unsupported_access_token",
+    "deadline_without_answer",
+    "conflict",
+]
+
+
+class Refusal(FrozenModel):
+    """Why there is no placement, and the smallest change that would make one."""
+
+    code: RefusalCode
+    message: str
+    """One sentence for a person, with numbers."""
+    required_bytes: Bytes | None = None
+    available_bytes: Bytes | None = None
+    missing_bytes: Bytes | None = None
+    missing_by_device: dict[DeviceKey, Bytes] = {}
+    reasons: dict[str, int] = {}
+    """How many devices were barred, per reason."""
+    remedy: str | None = None
+    """The smallest change that would make it fit."""
+    proved: bool = True
+    """Whether a solver (or a counting argument) proved that no plan exists."""
+
+
+Strategy = Literal["greedy", "ilp"]
+
+
+class Placed(FrozenModel):
+    """A plan that passed the verifier."""
+
+    status: Literal["placed"] = "placed"
+    model_id: ModelId
+    strategy: Strategy
+    strategy_reason: str
+    """Which branch of the decision tree led here."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    hops: tuple[Hop, ...] = ()
+    """One per pair of consecutive stages, in order; empty for one stage."""
+    objective: ObjectiveValue
+    predicted: Prediction
+    solver: SolverReport
+    devices: tuple[DeviceVerdict, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def memory_by_device(self) -> dict[DeviceKey, int]:
+        """All bytes promised, per device."""
+        total: dict[DeviceKey, int] = {}
+        for stage in self.stages:
+            for device, count in stage.memory_bytes.items():
+                total[device] = total.get(device, 0) + count
+        return total
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]:
+        """The nodes it runs on, in pipeline order, each once."""
+        return tuple(dict.fromkeys(device.node_id for stage in self.stages for device in stage.devices))
+
+
+class Refused(FrozenModel):
+    """No plan, and why."""
+
+    status: Literal["refused"] = "refused"
+    model_id: ModelId
+    strategy: Strategy
+    strategy_reason: str
+    refusal: Refusal
+    solver: SolverReport | None = None
+    devices: tuple[DeviceVerdict, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+PlanResult = Annotated[Placed | Refused, Field(discriminator="status")]
+PlanResultAdapter: TypeAdapter[Placed | Refused] = TypeAdapter(PlanResult)
+
+
+class StatePosition(FrozenModel):
+    """The pair of stream sequences that names a state exactly."""
+
+    telemetry_sequence: Annotated[int, Field(ge=0)] = 0
+    fleet_sequence: Annotated[int, Field(ge=0)] = 0

@@ -1,0 +1,58 @@
+"""Validation errors, said so that a person can mend the input."""
+
+import difflib
+from collections.abc import Sequence
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Return every problem on a line of its own: where it is, what is wrong, what was probably meant."""
+    return "\n".join(
+        f"{_path(item['loc']) or 'the whole'}: {_say(item['type'], item['msg'], item['loc'], item.get('input'), model)}"
+        for item in error.errors(include_url=False, include_context=False)
+    )
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return `` (did you mean 'x'?)``, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _say(kind: str, message: str, loc: tuple[int | str, ...], given: object, model: type[BaseModel] | None) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown field{suggest(str(loc[-1]), _names(model))}"
+    if kind == "missing":
+        return "required, but not given"
+    text = message.removeprefix("Value error, ")
+    simple = isinstance(given, str | int | float | bool) or given is None
+    return f"{text}, not {given!r}" if simple and not kind.startswith("value_error") else text
+
+
+def _names(model: type[BaseModel] | None, seen: set[type] | None = None) -> list[str]:
+    """Return the field names of ``model`` and of every model it holds."""
+    seen = seen if seen is not None else set()
+    if model is None or model in seen:
+        return []
+    seen.add(model)
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        names.append(field.alias or name)
+        for inner in _models_in(field.annotation):
+            names += _names(inner, seen)
+    return names
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -1,0 +1,140 @@
+"""The grammar of subjects: nobody writes one as a string elsewhere.
+
+``shardbus.v1.telemetry.<node>``, ``shardbus.v1.link.<from>.<to>``, ``shardbus.v1.event.<kind>.<id>``,
+``shardbus.v1.command.<verb>`` and ``shardbus.v1.dead.<stream>``. An id is one token: characters that NATS
+reserves are percent-encoded, so a model named ``llama-3.1-8b`` becomes ``llama-3%2E1-8b``.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from shardbus_schemas.ids import NodeId
+
+PREFIX = "shardbus.v1"
+
+EventKind = Literal["node", "model", "instance", "refusal", "command"]
+CommandVerb = Literal["place", "delete", "model", "drain", "replan"]
+
+TELEMETRY_ALL = f"{PREFIX}.telemetry.*"
+LINKS_ALL = f"{PREFIX}.link.*.*"
+EVENTS_ALL = f"{PREFIX}.event.>"
+COMMANDS_ALL = f"{PREFIX}.command.>"
+DEAD_ALL = f"{PREFIX}.dead.>"
+INSTANCES_ALL = f"{PREFIX}.event.instance.*"
+"""The decisions' ledger: the placer appends to it with the expected last sequence of all of it."""
+
+_RESERVED = re.compile(r"[\s.*>%\x00-\x1f\x7f]")
+
+
+class SubjectError(ValueError):
+    """The text is not a subject of shardbus."""
+
+
+def encode_token(text: str) -> str:
+    """Return ``text`` as one subject token; raise SubjectError if it is empty."""
+    if not text:
+        raise SubjectError("an empty name cannot be part of a subject")
+    return _RESERVED.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)
+
+
+def decode_token(token: str) -> str:
+    """Return the name that ``encode_token`` was given."""
+    return unquote(token)
+
+
+def telemetry(node_id: str) -> str:
+    """Return where a node's readings go."""
+    return f"{PREFIX}.telemetry.{encode_token(node_id)}"
+
+
+def link(from_node: str, to_node: str) -> str:
+    """Return where the measurements of one directed link go."""
+    return f"{PREFIX}.link.{encode_token(from_node)}.{encode_token(to_node)}"
+
+
+def event(kind: EventKind, name: str) -> str:
+    """Return where the events about one node, model, instance, refusal or command go."""
+    return f"{PREFIX}.event.{kind}.{encode_token(name)}"
+
+
+def command(verb: CommandVerb) -> str:
+    """Return where commands of one verb go."""
+    return f"{PREFIX}.command.{verb}"
+
+
+def dead(stream: str) -> str:
+    """Return where messages of ``stream`` go that could not be understood."""
+    return f"{PREFIX}.dead.{encode_token(stream)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySubject:
+    """Readings of a node."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSubject:
+    """Measurements of a directed link."""
+
+    from_node: NodeId
+    to_node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class EventSubject:
+    """Events about one thing."""
+
+    kind: EventKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSubject:
+    """Commands of one verb."""
+
+    verb: CommandVerb
+
+
+@dataclass(frozen=True, slots=True)
+class DeadSubject:
+    """Messages of a stream that could not be understood."""
+
+    stream: str
+
+
+Subject = TelemetrySubject | LinkSubject | EventSubject | CommandSubject | DeadSubject
+
+
+def parse(subject: str) -> Subject:
+    """Return what ``subject`` names; raise SubjectError, with what is wrong, if it is none of ours."""
+    tokens = subject.split(".")
+    if ".".join(tokens[:2]) != PREFIX:
+        raise SubjectError(f"subject {subject!r} does not begin with {PREFIX!r}")
+    names = [decode_token(token) for token in tokens[3:]]
+    if not all(names):
+        raise SubjectError(f"subject {subject!r} has an empty token")
+    match tokens[2:3], names:
+        case ["telemetry"], [node]:
+            return TelemetrySubject(NodeId(node))
+        case ["link"], [from_node, to_node]:
+            return LinkSubject(NodeId(from_node), NodeId(to_node))
+        case ["event"], [("node" | "model" | "instance" | "refusal" | "command") as kind, name]:
+            return EventSubject(kind, name)
+        case ["command"], [("place" | "delete" | "model" | "drain" | "replan") as verb]:
+            return CommandSubject(verb)
+        case ["dead"], [stream]:
+            return DeadSubject(stream)
+        case _:
+            raise SubjectError(f"subject {subject!r} is none of {PREFIX}.(telemetry|link|event|command|dead)")
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Return whether a NATS ``pattern`` (``*`` is one token, a last ``>`` one or more) covers ``subject``."""
+    wanted, given = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        return len(given) >= len(wanted) and all(w in ("*", g) for w, g in zip(wanted[:-1], given, strict=False))
+    return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
