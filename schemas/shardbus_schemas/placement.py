@@ -194,7 +194,8 @@ class Refusal(FrozenModel):
     """Whether a solver (or a counting argument) proved that no plan exists."""
 
 
-Strategy = Literal["greedy", "ilp"]
+Strategy = Literal["greedy", "ilp", "none"]
+"""``none``: refused before anything was planned, such as an unknown model."""
 
 
 class Placed(FrozenModel):

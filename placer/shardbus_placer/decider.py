@@ -1,0 +1,171 @@
+"""What the placer answers: a command and a state in, events out. Pure; time and the catalogue come in."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from shardbus_eventstore.fleet_view import fleet_of
+from shardbus_eventstore.state import FleetState
+from shardbus_schemas import commands, events, subjects
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.ids import CommandId, InstanceId
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import (
+    Placed,
+    PlacementRequest,
+    Refusal,
+    RefusalCode,
+    Refused,
+    StatePosition,
+)
+from shardbus_schemas.problems import suggest
+from shardbus_schemas.registry import Received
+
+from shardbus_placer.policy import Policy
+
+Planner = Callable[[Fleet, ModelProfile, PlacementRequest, Policy], Placed | Refused]
+"""``planner.plan``, or another policy's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the placer decides with, besides the state."""
+
+    catalogue: Mapping[str, ModelProfile]
+    policy: Policy
+    plan: Planner
+
+
+def command_id_of(received: Received[commands.Command]) -> CommandId:
+    """Return the id the sender chose, or the one that the message's envelope or place in the stream gives."""
+    return received.message.command_id or CommandId(received.envelope.event_id)
+
+
+def instance_id_of(model_id: str, command_id: str) -> InstanceId:
+    """Return the instance's name: a function of the command, so that the same command never makes two."""
+    digest = hashlib.sha256(command_id.encode()).hexdigest()[:8]
+    return InstanceId(f"{model_id.replace('/', '-')[:180]}-{digest}")
+
+
+def decide(
+    received: Received[commands.Command], state: FleetState, now: datetime, knowledge: Knowledge
+) -> events.FleetEvent | None:
+    """Return the event that answers the command, or ``None`` if the state holds its answer already."""
+    command_id = command_id_of(received)
+    if command_id in state.decisions:
+        return None
+    match received.message:
+        case commands.Place() as place:
+            return _place(place, received.unknown_fields, command_id, state, now, knowledge)
+        case commands.Delete() as delete:
+            return _delete(delete, command_id, state)
+        case commands.RegisterModel(profile=profile):
+            return events.ModelRegistered(profile=profile, command_id=command_id)
+        case commands.Drain() | commands.Replan() as command:
+            return events.CommandRejected(
+                command_id=command_id,
+                command_type=command.TYPE,
+                code="unsupported_command",
+                message=f"this placer does not carry out {command.TYPE} commands",
+            )
+
+
+def conflict(received: Received[commands.Place], state: FleetState, attempts: int) -> events.PlacementRejected:
+    """Return the refusal of a placement that lost every race against other placers."""
+    place = received.message
+    message = f"other placements changed the fleet {attempts} times while this one was planned; send it again"
+    return _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
+
+
+def _place(
+    place: commands.Place,
+    unknown_fields: tuple[str, ...],
+    command_id: CommandId,
+    state: FleetState,
+    now: datetime,
+    knowledge: Knowledge,
+) -> events.InstancePlaced | events.PlacementPreviewed | events.PlacementRejected:
+    if place.access_token is not None:
+        message = "this placer cannot check access tokens, so it grants nothing to a request that carries one"
+        return _reject(
+            place, command_id, state, "unsupported_access_token", message, "send the request without access_token"
+        )
+    name = place.wanted_model_id
+    model = place.model or state.models.get(name) or knowledge.catalogue.get(name)
+    if model is None:
+        known = [*state.models, *knowledge.catalogue]
+        message = f"no model is named {name!r}{suggest(name, known)}"
+        remedy = "`shardbus models` lists the known ones; `shardbus model add PATH` adds one"
+        return _reject(place, command_id, state, "unknown_model", message, remedy)
+    request = _request_of(place)
+    fleet = fleet_of(state, now)
+    result = knowledge.plan(fleet, model, request, knowledge.policy)
+    if unknown_fields:
+        notes = (*result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
+        result = result.model_copy(update={"notes": notes})
+    position = position_of(state)
+    if isinstance(result, Refused):
+        return events.PlacementRejected(
+            command_id=command_id, model_id=model.model_id, request=request, result=result, position=position
+        )
+    if place.dry_run:
+        return events.PlacementPreviewed(command_id=command_id, request=request, plan=result, position=position)
+    return events.InstancePlaced(
+        instance_id=instance_id_of(model.model_id, command_id),
+        command_id=command_id,
+        model=model,
+        request=request,
+        plan=result,
+        position=position,
+    )
+
+
+def _delete(
+    delete: commands.Delete, command_id: CommandId, state: FleetState
+) -> events.InstanceDeleted | events.CommandRejected:
+    instance = state.instances.get(delete.instance_id)
+    if instance is not None and instance.status != "deleted":
+        return events.InstanceDeleted(instance_id=delete.instance_id, command_id=command_id, reason=delete.reason)
+    if instance is not None:
+        message = f"instance {delete.instance_id!r} is deleted already"
+    else:
+        message = f"no instance is named {delete.instance_id!r}{suggest(delete.instance_id, list(state.instances))}"
+    return events.CommandRejected(
+        command_id=command_id, command_type=delete.TYPE, code="unknown_instance", message=message
+    )
+
+
+def position_of(state: FleetState) -> StatePosition:
+    """Return the pair of sequences that names ``state``."""
+    return StatePosition(
+        telemetry_sequence=state.positions.get("TELEMETRY", 0), fleet_sequence=state.positions.get("FLEET", 0)
+    )
+
+
+def _reject(
+    place: commands.Place, command_id: CommandId, state: FleetState, code: RefusalCode, message: str, remedy: str
+) -> events.PlacementRejected:
+    refused = Refused(
+        model_id=place.wanted_model_id,
+        strategy="none",
+        strategy_reason="refused before planning",
+        refusal=Refusal(code=code, message=message, remedy=remedy),
+    )
+    return events.PlacementRejected(
+        command_id=command_id,
+        model_id=place.wanted_model_id,
+        request=_request_of(place),
+        result=refused,
+        position=position_of(state),
+    )
+
+
+def _request_of(place: commands.Place) -> PlacementRequest:
+    """Return what was asked, as it may be stored: without the token, and with the model by its name alone."""
+    kept = {name: getattr(place, name) for name in PlacementRequest.model_fields}
+    return PlacementRequest(**kept | {"model_id": place.wanted_model_id, "model": None, "access_token": None})
+
+
+LEDGER = subjects.INSTANCES_ALL
+"""Placements are appended only if nothing was placed, replaced, lost or deleted since the state they saw."""

@@ -1,0 +1,197 @@
+"""The placer's shell: read a command, decide on the state of this moment, append the answer, acknowledge."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import cast
+
+from opentelemetry import trace
+from shardbus_eventstore.live import LiveState
+from shardbus_infra.bus.dead_letters import bury
+from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, WorkItem, WrongSequenceError
+from shardbus_infra.bus.publish import publish
+from shardbus_infra.bus.receive import receive
+from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
+from shardbus_infra.observability import extract, metrics, tracer
+from shardbus_schemas import commands, events
+from shardbus_schemas.registry import Received, UnreadableMessageError
+
+from shardbus_placer.decider import LEDGER, Knowledge, command_id_of, conflict, decide
+from shardbus_placer.settings import PlacerSettings
+
+log = logging.getLogger(__name__)
+
+DURABLE = "placer"
+"""All placers share this consumer: each command goes to one of them."""
+
+
+async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge: Knowledge) -> None:
+    """Answer commands until ``stop`` is set; the one in hand is finished first."""
+    live = LiveState(bus)
+    placer = Placer(bus, live, settings, knowledge)
+    following = asyncio.create_task(live.run(stop), name="placer-state")
+    working = asyncio.create_task(placer.work(), name="placer-work")
+    stopping = asyncio.create_task(stop.wait(), name="placer-stop")
+    try:
+        await asyncio.wait({following, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (following, working):
+            if task.done() and not stop.is_set():
+                task.result()  # a task that ended by itself failed: let its error out
+        await placer.idle()
+    finally:
+        stop.set()
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(following, working, stopping, return_exceptions=True)
+
+
+class Placer:
+    """One worker of the shared command queue."""
+
+    def __init__(self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge) -> None:
+        self._bus = bus
+        self._live = live
+        self._settings = settings
+        self._knowledge = knowledge
+        self._source = f"placer/{settings.placer_name}"
+        self._busy = asyncio.Lock()
+
+    async def work(self) -> None:
+        """Answer one command after the other, for ever."""
+        queue = self._bus.work(COMMANDS, durable=DURABLE, ack_wait_seconds=self._settings.ack_wait_seconds)
+        async with contextlib.aclosing(queue):
+            async for item in queue:
+                async with self._busy:
+                    await self._settle(item)
+
+    async def idle(self) -> None:
+        """Return when no command is in hand."""
+        async with self._busy:
+            pass
+
+    async def _settle(self, item: WorkItem) -> None:
+        """Answer one command and acknowledge it, or give it back, or bury it."""
+        stored = item.stored
+        try:
+            received = cast("Received[commands.Command]", receive(stored))
+            if not isinstance(received.message, commands.Command):
+                reason = f"{received.envelope.type} is not a command"
+                raise UnreadableMessageError("not_a_command", reason)
+        except UnreadableMessageError as error:
+            await self._until_done(
+                lambda: bury(self._bus, stored, code=error.code, reason=str(error), seen_by=self._source)
+            )
+            metrics.dead_letters.add(1, {"stream": COMMANDS, "code": error.code})
+            log.warning("refused the message at %s:%d: %s", COMMANDS, stored.sequence, error)
+            await self._until_done(item.ack)
+            return
+        try:
+            await self._answer(received, item)
+        except BusError as error:
+            log.warning("cannot answer %s now, will try again: %s", command_id_of(received), error)
+            await self._give_back(item)
+        except Exception as error:  # a defect of the placer must not stop the commands behind this one
+            log.exception("failed to answer %s", command_id_of(received))
+            if item.attempt < self._settings.max_attempts:
+                await self._give_back(item)
+                return
+            reason = f"the placer failed {item.attempt} times: {type(error).__name__}: {error}"
+            await self._until_done(
+                lambda: bury(self._bus, stored, code="placer_failed", reason=reason, seen_by=self._source)
+            )
+            await self._until_done(item.ack)
+
+    async def _answer(self, received: Received[commands.Command], item: WorkItem) -> None:
+        context = extract(dict(item.stored.headers))
+        with tracer().start_as_current_span(
+            f"answer {received.envelope.type}", context=context, kind=trace.SpanKind.CONSUMER
+        ) as span:
+            span.set_attribute("shardbus.command_id", command_id_of(received))
+            answer = await self._decide_and_append(received)
+            if answer is not None:
+                span.set_attribute("shardbus.answer", type(answer).__name__)
+            await self._until_done(item.ack)
+
+    async def _decide_and_append(self, received: Received[commands.Command]) -> events.FleetEvent | None:
+        for _ in range(self._settings.max_conflicts):
+            expected = await self._catch_up()
+            started = time.perf_counter()
+            answer = await asyncio.to_thread(
+                decide, received, self._live.state, datetime.now(UTC), self._knowledge
+            )
+            if answer is None:
+                log.info("%s was answered before", command_id_of(received))
+                return None
+            try:
+                await self._append(answer, received, expected)
+            except WrongSequenceError:
+                continue
+            _report(answer, time.perf_counter() - started)
+            return answer
+        rejected = conflict(
+            cast("Received[commands.Place]", received), self._live.state, self._settings.max_conflicts
+        )
+        await self._append(rejected, received, None)
+        _report(rejected, 0)
+        return rejected
+
+    async def _catch_up(self) -> ExpectedLast:
+        """Wait until the state holds all that the streams hold now; return the ledger's last sequence."""
+        deadline = self._settings.catch_up_seconds
+        newest = await self._bus.last(FLEET, LEDGER)
+        for stream in (FLEET, TELEMETRY):
+            info = await self._bus.info(stream)
+            await self._live.wait_until(stream, info.last_sequence, deadline)
+        return ExpectedLast(LEDGER, newest.sequence if newest else 0)
+
+    async def _append(
+        self, answer: events.FleetEvent, received: Received[commands.Command], expected: ExpectedLast | None
+    ) -> None:
+        changes_ledger = isinstance(answer, events.InstancePlaced | events.InstanceDeleted)
+        command_id = command_id_of(received)
+        await publish(
+            self._bus,
+            answer,
+            source=self._source,
+            event_id=f"{command_id}/answer",
+            correlation_id=received.envelope.correlation_id or command_id,
+            causation_id=received.envelope.event_id,
+            expected=expected if changes_ledger else None,
+        )
+
+    async def _give_back(self, item: WorkItem) -> None:
+        with contextlib.suppress(BusError):  # unsettled, it comes back by itself after ack_wait
+            await item.nak(delay_seconds=min(30, 2 ** (item.attempt - 1)))
+
+    @staticmethod
+    async def _until_done(action: Callable[[], Awaitable[object]]) -> None:
+        """Do ``action`` again until the bus takes it."""
+        delay = 0.1
+        while True:
+            try:
+                await action()
+            except BusError as error:
+                log.warning("the bus does not answer, will try again: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(5, delay * 2)
+            else:
+                return
+
+
+def _report(answer: events.FleetEvent, seconds: float) -> None:
+    match answer:
+        case events.InstancePlaced() | events.PlacementPreviewed():
+            metrics.placement_seconds.record(seconds, {"strategy": answer.plan.strategy})
+            log.info("answered %s: placed %s by %s", answer.command_id, answer.plan.model_id, answer.plan.strategy)
+        case events.PlacementRejected():
+            metrics.placement_seconds.record(seconds, {"strategy": answer.result.strategy})
+            metrics.refusals.add(1, {"code": answer.result.refusal.code})
+            log.info("answered %s: refused, %s", answer.command_id, answer.result.refusal.message)
+        case events.CommandRejected():
+            metrics.refusals.add(1, {"code": answer.code})
+            log.info("answered %s: refused, %s", answer.command_id, answer.message)
+        case _:
+            log.info("answered with %s", type(answer).__name__)
