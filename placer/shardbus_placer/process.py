@@ -86,7 +86,7 @@ class Placer:
             )
             metrics.dead_letters.add(1, {"stream": COMMANDS, "code": error.code})
             log.warning("refused the message at %s:%d: %s", COMMANDS, stored.sequence, error)
-            await self._until_done(item.ack)
+            await _acknowledge(item)
             return
         try:
             await self._answer(received, item)
@@ -102,7 +102,7 @@ class Placer:
             await self._until_done(
                 lambda: bury(self._bus, stored, code="placer_failed", reason=reason, seen_by=self._source)
             )
-            await self._until_done(item.ack)
+            await _acknowledge(item)
 
     async def _answer(self, received: Received[commands.Command], item: WorkItem) -> None:
         context = extract(dict(item.stored.headers))
@@ -113,7 +113,7 @@ class Placer:
             answer = await self._decide_and_append(received)
             if answer is not None:
                 span.set_attribute("shardbus.answer", type(answer).__name__)
-            await self._until_done(item.ack)
+            await _acknowledge(item)
 
     async def _decide_and_append(self, received: Received[commands.Command]) -> events.FleetEvent | None:
         for _ in range(self._settings.max_conflicts):
@@ -179,6 +179,14 @@ class Placer:
                 delay = min(5, delay * 2)
             else:
                 return
+
+
+async def _acknowledge(item: WorkItem) -> None:
+    """Take the command off the queue. If that fails it comes back, is found answered, and is taken off then."""
+    try:
+        await item.ack()
+    except BusError as error:
+        log.warning("could not acknowledge %s:%d: %s", COMMANDS, item.stored.sequence, error)
 
 
 def _report(answer: events.FleetEvent, seconds: float) -> None:
