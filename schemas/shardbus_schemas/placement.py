@@ -26,15 +26,21 @@ class PlacementRequest(FrozenModel):
     model: ModelProfile | None = None
     """A model given inline; it needs no catalogue."""
     objective: ObjectiveName = "throughput"
+    """What to optimise: the rate, one user's wait per token, the weighted device score, or the whole fleet's rate."""
     sharding: Sharding = "auto"
+    """Cut between layers (``pipeline``), across them (``tensor``), or whatever is better."""
     context_tokens: TokenCount = 4096
     """Tokens of KV cache to hold per sequence."""
     concurrency: PositiveCount = 1
     """Sequences decoded at the same time."""
     min_nodes: PositiveCount = 1
+    """Spread over at least so many nodes."""
     max_nodes: PositiveCount | None = None
+    """Use at most so many nodes."""
     max_devices: PositiveCount | None = None
+    """Use at most so many devices."""
     max_stages: PositiveCount | None = None
+    """Use at most so many pipeline stages."""
     include: tuple[str, ...] = ()
     """Only these nodes (``attic``) or devices (``attic/cuda:0``); empty is all."""
     exclude: tuple[str, ...] = ()

@@ -1,0 +1,85 @@
+"""What a command prints: data on stdout as a table or as JSON, messages on stderr."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# NO_COLOR and FORCE_COLOR are honoured by rich; a pipe gets no colours and no narrowing to a terminal's width.
+_PIPE_WIDTH = 200
+data = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, soft_wrap=False)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a message for a person, on stderr."""
+    messages.print(text, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as indented JSON on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
+    sys.stdout.write("\n")
+
+
+def print_json_line(value: Any) -> None:
+    """Print ``value`` as one line of JSON on stdout, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(title: str | None, rows: Sequence[Mapping[str, object]], *, right: frozenset[str] = frozenset()) -> None:
+    """Print rows under their keys as headings; ``right`` names the columns that are aligned to the right."""
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    data.print(table)
+
+
+def bytes_text(count: float | None) -> str:
+    """Return a byte count in the unit a person reads."""
+    if count is None:
+        return "?"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024 or unit == "TiB":  # noqa: PLR2004 - the step between units
+            return f"{size:.0f} {unit}" if unit in {"B", "KiB"} else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return a duration in the unit a person reads."""
+    if seconds is None:
+        return "?"
+    if seconds == 0:
+        return "0"
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def rate_text(per_second: float | None) -> str:
+    """Return a bandwidth in the unit a person reads."""
+    if per_second is None:
+        return "?"
+    for factor, unit in ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s")):
+        if per_second >= factor:
+            return f"{per_second / factor:.3g} {unit}"
+    return f"{per_second / 1e3:.3g} kB/s"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    return str(value)

@@ -1,0 +1,89 @@
+"""The flags of ``place`` and ``plan``: one for each field of a placement request, made from the schema itself."""
+
+import inspect
+import types
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from shardbus_schemas.commands import Place
+from shardbus_schemas.placement import PlacementRequest
+from shardbus_schemas.problems import explain
+
+from shardbus_console.exits import CommandError
+
+_GIVEN_OTHERWISE = {"model_id", "model"}
+"""The model is the command's argument, or a file."""
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command``, whose last parameter is ``asked: dict``, a flag for each field of a placement request."""
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "asked"]
+    fields = {name: info for name, info in PlacementRequest.model_fields.items() if name not in _GIVEN_OTHERWISE}
+
+    @wraps(command)
+    def with_flags(**values: Any) -> None:
+        asked = {name: values.pop(name) for name in fields}
+        command(**values, asked={name: _value(name, given) for name, given in asked.items() if given is not None})
+
+    flags = [_parameter(name, info) for name, info in fields.items()]
+    setattr(with_flags, "__signature__", inspect.Signature([*own, *flags]))  # noqa: B010 - functions declare no such attribute
+    return with_flags
+
+
+def place_command(asked: dict[str, object]) -> Place:
+    """Return the command that ``asked`` describes; raise CommandError with what is wrong."""
+    try:
+        return Place.model_validate(asked, strict=False)
+    except ValidationError as error:
+        raise CommandError(explain(error, PlacementRequest)) from error
+
+
+def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
+    flag = "--" + name.replace("_", "-")
+    kind = _flag_type(info.annotation)
+    option = typer.Option(flag, help=_help(name, info), show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _help(name: str, info: FieldInfo) -> str:
+    text = (info.description or "").replace("``", "").strip()
+    if name == "pin":
+        text = "DEVICE=LAYERS: this device holds exactly so many layers; may be repeated."
+    default: object = info.default
+    plain = isinstance(default, int | float | str) and not isinstance(default, bool)
+    return f"{text} [default: {default}]".strip() if plain else text
+
+
+def _flag_type(annotation: Any) -> Any:
+    """Return what the command line takes for a field: a plain type, or a list of texts."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return annotation
+    if origin is Annotated:
+        return _flag_type(get_args(annotation)[0])
+    if origin in {Union, types.UnionType}:
+        return _flag_type(next(part for part in get_args(annotation) if part is not type(None)))
+    if origin in {tuple, dict}:
+        return list[str]
+    if isinstance(annotation, type) and annotation in {int, float, bool}:
+        return annotation
+    return str
+
+
+def _value(name: str, given: Any) -> Any:
+    if name == "pin":
+        return dict(_pin(text) for text in given)
+    return tuple(given) if isinstance(given, list) else given
+
+
+def _pin(text: str) -> tuple[str, int]:
+    device, separator, layers = text.rpartition("=")
+    if not separator or not layers.isdigit():
+        raise CommandError(f"--pin {text}: write DEVICE=LAYERS, such as attic/cuda:0=12")
+    return device, int(layers)
