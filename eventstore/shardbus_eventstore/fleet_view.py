@@ -1,0 +1,112 @@
+"""The planner's view of a state: registered devices with their readings, their status, and what is promised on them."""
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+
+from shardbus_schemas.fleet import DeviceStatus, Fleet, FleetDevice, FleetLink, FleetNode
+from shardbus_schemas.ids import DeviceKey, NodeId
+
+from shardbus_eventstore.state import DeviceRecord, DeviceStateRecord, FleetState, NodeHeard, NodeRecord
+
+HEARTBEATS_UNTIL_STALE = 3
+"""How many heartbeats may be missed: one is a hiccup, three are silence."""
+
+
+def fleet_of(state: FleetState, now: datetime) -> Fleet:
+    """Return the fleet as of ``now``: every node that ever joined, its registered devices, and the links between them.
+
+    Readings of a device that was never registered are left out, and so is a device of a node that never joined.
+    ``memory_reserved_bytes`` is all that placed instances were promised on a device, until they are deleted or
+    lost: readings cannot tell whose memory is used, so a promise is counted in full even once it is taken up. That
+    may refuse what would fit; it never overcommits.
+    """
+    devices_by_node: dict[NodeId, list[FleetDevice]] = defaultdict(list)
+    reserved = reserved_bytes(state)
+    for key in sorted(state.devices):
+        device = state.devices[key]
+        node = state.nodes.get(device.node_id)
+        if node is not None:
+            reading = state.device_states.get(key)
+            heard = state.node_heard.get(device.node_id)
+            status = status_of(node, device, heard, reading, now)
+            devices_by_node[device.node_id].append(_device(device, reading, status, reserved.get(key, 0)))
+    return Fleet(
+        nodes=tuple(
+            FleetNode(
+                node_id=node_id,
+                labels=node.joined.labels,
+                devices=tuple(devices_by_node[node_id]),
+                device_link=node.joined.device_link,
+            )
+            for node_id, node in sorted(state.nodes.items())
+        ),
+        links=tuple(
+            FleetLink.model_validate(
+                {
+                    "from": from_node,
+                    "to": to_node,
+                    "bandwidth_bytes_per_second": link.measured.bandwidth_bytes_per_second,
+                    "latency_seconds": link.measured.latency_seconds,
+                }
+            )
+            for (from_node, to_node), link in sorted(state.links.items())
+            if from_node in state.nodes and to_node in state.nodes
+        ),
+        telemetry_sequence=state.positions.get("TELEMETRY", 0),
+        fleet_sequence=state.positions.get("FLEET", 0),
+    )
+
+
+def reserved_bytes(state: FleetState) -> dict[DeviceKey, int]:
+    """Return what placed instances were promised, per device."""
+    reserved: dict[DeviceKey, int] = defaultdict(int)
+    for instance in state.instances.values():
+        if instance.status == "placed":
+            for device, count in instance.plan.memory_by_device.items():
+                reserved[device] += count
+    return reserved
+
+
+def status_of(
+    node: NodeRecord, device: DeviceRecord, heard: NodeHeard | None, reading: DeviceStateRecord | None, now: datetime
+) -> DeviceStatus:
+    """Return how far a device can be relied on.
+
+    A device is stale when its node was silent for three heartbeats, or when it was left out of its node's last
+    heartbeat (which tells of every device) and has been silent for as long. Before the first reading its
+    registration counts as its word.
+    """
+    if device.lost_at is not None or node.left_at is not None:
+        return "lost"
+    oldest = now - timedelta(seconds=min(HEARTBEATS_UNTIL_STALE * node.joined.heartbeat_seconds, _LONGEST_SECONDS))
+    if reading is None or heard is None:
+        return "stale" if device.registered_at < oldest else "ok"
+    left_out = heard.heartbeat_sequence > reading.sequence
+    last_word = reading.recorded_at if left_out else heard.recorded_at
+    return "stale" if last_word < oldest else "ok"
+
+
+_LONGEST_SECONDS = 86400.0 * 365
+"""Keeps an absurd heartbeat within what a date can hold."""
+
+
+def _device(device: DeviceRecord, record: DeviceStateRecord | None, status: DeviceStatus, reserved: int) -> FleetDevice:
+    facts = dict(device.facts)
+    if record is None:
+        return FleetDevice(**facts, memory_reserved_bytes=reserved, status=status)
+    reading = record.reading
+    if device.facts.memory_total_bytes is None:
+        facts["memory_total_bytes"] = reading.memory_total_bytes
+    return FleetDevice(
+        **facts,
+        memory_used_bytes=reading.memory_used_bytes,
+        memory_reserved_bytes=reserved,
+        compute_utilization_percent=reading.compute_utilization_percent,
+        thermal_temperature_c=reading.thermal_temperature_c,
+        thermal_throttle_threshold_c=reading.thermal_throttle_threshold_c,
+        is_thermal_throttling=reading.is_thermal_throttling,
+        battery_percent=reading.battery_percent,
+        is_plugged_in=reading.is_plugged_in,
+        last_update=reading.last_update,
+        status=status,
+    )

@@ -1,0 +1,336 @@
+"""The fold: a state and messages in, the next state out. Pure and total: no readable message makes it fail."""
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, assert_never
+
+from shardbus_schemas.events import (
+    CommandRejected,
+    DeadLettered,
+    DeviceGPUStateUpdated,
+    DeviceLost,
+    DeviceRegistered,
+    FleetEvent,
+    GPUBandwidthMeasured,
+    InstanceDeleted,
+    InstanceLost,
+    InstancePlaced,
+    InstanceReplaced,
+    ModelRegistered,
+    NodeJoined,
+    NodeLeft,
+    PlacementPreviewed,
+    PlacementRejected,
+    TelemetryEvent,
+)
+from shardbus_schemas.ids import CommandId, DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.placement import PlacementRequest
+from shardbus_schemas.registry import Received
+
+from shardbus_eventstore.state import (
+    DeadLetterKey,
+    DeadLetterRecord,
+    Decision,
+    DecisionEvent,
+    DeviceRecord,
+    DeviceStateRecord,
+    FleetState,
+    InstanceRecord,
+    LinkKey,
+    LinkRecord,
+    ModelRecord,
+    NodeHeard,
+    NodeRecord,
+)
+
+KeyT = TypeVar("KeyT")
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a fold touched: the rows that a read model must write."""
+
+    device_states: AbstractSet[DeviceKey]
+    node_heard: AbstractSet[NodeId]
+    links: AbstractSet[LinkKey]
+    nodes: AbstractSet[NodeId]
+    devices: AbstractSet[DeviceKey]
+    models: AbstractSet[ModelId]
+    instances: AbstractSet[InstanceId]
+    decisions: AbstractSet[CommandId]
+    dead_letters: AbstractSet[DeadLetterKey]
+    readings: tuple[DeviceStateRecord, ...]
+    """Every accepted reading in order, also those that a later one of the same device replaced."""
+
+
+def fold(state: FleetState, received: Iterable[Received[FrozenModel]]) -> FleetState:
+    """Return ``state`` after the messages, given in stream order. A message at or before its position is skipped."""
+    return fold_with_changes(state, received)[0]
+
+
+def apply(state: FleetState, received: Received[FrozenModel]) -> FleetState:
+    """Return ``state`` after one message."""
+    return fold(state, (received,))
+
+
+def fold_with_changes(state: FleetState, received: Iterable[Received[FrozenModel]]) -> tuple[FleetState, Changes]:
+    """Return ``state`` after the messages, and which of its records are new."""
+    draft = _Draft(state)
+    for message in received:
+        draft.take(message)
+    return draft.state(), draft.changes()
+
+
+class _Table(Generic[KeyT, ValueT]):
+    """A map that is copied on its first write, once for a whole batch: 45 µs for 8000 entries."""
+
+    __slots__ = ("_base", "_own", "touched")
+
+    def __init__(self, base: Mapping[KeyT, ValueT]) -> None:
+        self._base = base
+        self._own: dict[KeyT, ValueT] | None = None
+        self.touched: set[KeyT] = set()
+
+    def get(self, key: KeyT) -> ValueT | None:
+        return (self._base if self._own is None else self._own).get(key)
+
+    def put(self, key: KeyT, value: ValueT) -> None:
+        if self._own is None:
+            self._own = dict(self._base)
+        self._own[key] = value
+        self.touched.add(key)
+
+    def result(self) -> Mapping[KeyT, ValueT]:
+        return self._base if self._own is None else self._own
+
+
+class _Draft:
+    """The next state while a batch is folded into it."""
+
+    def __init__(self, state: FleetState) -> None:
+        self.device_states = _Table(state.device_states)
+        self.node_heard = _Table(state.node_heard)
+        self.links = _Table(state.links)
+        self.nodes = _Table(state.nodes)
+        self.devices = _Table(state.devices)
+        self.models = _Table(state.models)
+        self.instances = _Table(state.instances)
+        self.decisions = _Table(state.decisions)
+        self.dead_letters = _Table(state.dead_letters)
+        self.positions = _Table(state.positions)
+        self.ignored = _Table(state.ignored)
+        self.readings: list[DeviceStateRecord] = []
+
+    def take(self, received: Received[FrozenModel]) -> None:
+        stream, message = received.stream, received.message
+        if received.sequence <= (self.positions.get(stream) or 0):
+            return
+        self.positions.put(stream, received.sequence)
+        if stream == "TELEMETRY" and isinstance(message, TelemetryEvent):
+            changed = self._telemetry(message, received)
+        elif stream == "FLEET" and isinstance(message, FleetEvent):
+            changed = self._fleet(message, received)
+        elif stream == "DEAD" and isinstance(message, DeadLettered):
+            changed = self._dead(message, received)
+        else:
+            # A message in a stream where its type has no place must not touch that stream's neighbours' state.
+            changed = False
+        if not changed:
+            self.ignored.put(stream, (self.ignored.get(stream) or 0) + 1)
+
+    def state(self) -> FleetState:
+        return FleetState(
+            device_states=self.device_states.result(),
+            node_heard=self.node_heard.result(),
+            links=self.links.result(),
+            nodes=self.nodes.result(),
+            devices=self.devices.result(),
+            models=self.models.result(),
+            instances=self.instances.result(),
+            decisions=self.decisions.result(),
+            dead_letters=self.dead_letters.result(),
+            positions=self.positions.result(),
+            ignored=self.ignored.result(),
+        )
+
+    def changes(self) -> Changes:
+        return Changes(
+            device_states=self.device_states.touched,
+            node_heard=self.node_heard.touched,
+            links=self.links.touched,
+            nodes=self.nodes.touched,
+            devices=self.devices.touched,
+            models=self.models.touched,
+            instances=self.instances.touched,
+            decisions=self.decisions.touched,
+            dead_letters=self.dead_letters.touched,
+            readings=tuple(self.readings),
+        )
+
+    def _telemetry(self, event: TelemetryEvent, received: Received[FrozenModel]) -> bool:
+        match event:
+            case DeviceGPUStateUpdated():
+                if not self._hear(event, received):
+                    return False
+                for reading in event.states:
+                    record = DeviceStateRecord(reading, received.sequence, received.recorded_at)
+                    self.device_states.put(reading.key, record)
+                    self.readings.append(record)
+            case GPUBandwidthMeasured():
+                key = (event.from_node, event.to_node)
+                self.links.put(key, LinkRecord(event, received.sequence, received.recorded_at))
+            case _:
+                assert_never(event)
+        return True
+
+    def _hear(self, event: DeviceGPUStateUpdated, received: Received[FrozenModel]) -> bool:
+        """Note that the node spoke; return whether this is news, not a tick of the same boot that came before."""
+        old = self.node_heard.get(event.node_id)
+        boot, tick, missed, repeated, heartbeat = event.boot_id, event.tick, 0, 0, 0
+        if old is not None:
+            missed, repeated, heartbeat = old.missed_ticks, old.repeated_ticks, old.heartbeat_sequence
+            if boot is None or tick is None:  # a producer that does not count cannot reset who does
+                boot, tick = old.boot_id, old.tick
+            elif boot == old.boot_id and old.tick is not None:
+                if tick <= old.tick:
+                    self.node_heard.put(event.node_id, replace(old, repeated_ticks=repeated + 1))
+                    return False
+                missed += tick - old.tick - 1
+        self.node_heard.put(
+            event.node_id,
+            NodeHeard(
+                event.node_id,
+                received.sequence,
+                received.recorded_at,
+                boot,
+                tick,
+                received.sequence if event.heartbeat else heartbeat,
+                missed,
+                repeated,
+            ),
+        )
+        return True
+
+    def _fleet(self, event: FleetEvent, received: Received[FrozenModel]) -> bool:
+        match event:
+            case NodeJoined():
+                self.nodes.put(event.node_id, NodeRecord(event, received.recorded_at, received.sequence))
+                return True
+            case NodeLeft():
+                return self._leave(event, received)
+            case DeviceRegistered():
+                record = DeviceRecord(event.node_id, event.device, received.recorded_at, received.sequence)
+                self.devices.put(record.key, record)
+                return True
+            case DeviceLost():
+                return self._lose_device(event, received)
+            case ModelRegistered():
+                self.models.put(
+                    event.profile.model_id, ModelRecord(event.profile, received.sequence, received.recorded_at)
+                )
+                self._decide(event.command_id, event, received)
+                return True
+            case InstancePlaced():
+                return self._place(event, received)
+            case InstanceReplaced() | InstanceDeleted() | InstanceLost():
+                return self._change_instance(event, received)
+            case PlacementRejected() | PlacementPreviewed():
+                without_token = event.model_copy(update={"request": _without_token(event.request)})
+                return self._decide(event.command_id, without_token, received)
+            case CommandRejected():
+                return self._decide(event.command_id, event, received)
+            case _:
+                assert_never(event)
+
+    def _leave(self, event: NodeLeft, received: Received[FrozenModel]) -> bool:
+        node = self.nodes.get(event.node_id)
+        if node is None or node.joined.boot_id != event.boot_id or node.left_at is not None:
+            return False  # the farewell of an earlier boot does not send the new one away
+        left = replace(node, left_at=received.recorded_at, left_reason=event.reason, sequence=received.sequence)
+        self.nodes.put(event.node_id, left)
+        return True
+
+    def _lose_device(self, event: DeviceLost, received: Received[FrozenModel]) -> bool:
+        key = DeviceKey.of(event.node_id, event.device_id)
+        device = self.devices.get(key)
+        if device is None:
+            return False
+        lost = replace(device, lost_at=received.recorded_at, lost_reason=event.reason, sequence=received.sequence)
+        self.devices.put(key, lost)
+        return True
+
+    def _place(self, event: InstancePlaced, received: Received[FrozenModel]) -> bool:
+        event = event.model_copy(update={"request": _without_token(event.request)})
+        self._decide(event.command_id, event, received)
+        old = self.instances.get(event.instance_id)
+        if old is not None and old.status != "deleted":
+            return False  # the same placement, published again
+        self.instances.put(
+            event.instance_id,
+            InstanceRecord(
+                instance_id=event.instance_id,
+                command_id=event.command_id,
+                model=event.model,
+                request=event.request,
+                plan=event.plan,
+                status="placed",
+                created_at=received.recorded_at,
+                created_sequence=received.sequence,
+                updated_at=received.recorded_at,
+                updated_sequence=received.sequence,
+            ),
+        )
+        return True
+
+    def _change_instance(
+        self, event: InstanceReplaced | InstanceDeleted | InstanceLost, received: Received[FrozenModel]
+    ) -> bool:
+        if not isinstance(event, InstanceLost):
+            self._decide(event.command_id, event, received)
+        instance = self.instances.get(event.instance_id)
+        if instance is None or instance.status == "deleted":
+            return False
+        changed = replace(
+            instance, reason=event.reason, updated_at=received.recorded_at, updated_sequence=received.sequence
+        )
+        match event:
+            case InstanceReplaced():
+                changed = replace(changed, plan=event.plan, status="placed")
+            case InstanceDeleted():
+                changed = replace(changed, status="deleted")
+            case InstanceLost():
+                changed = replace(changed, status="lost")
+        self.instances.put(event.instance_id, changed)
+        return True
+
+    def _decide(self, command_id: CommandId | None, event: DecisionEvent, received: Received[FrozenModel]) -> bool:
+        """Note the answer to a command; the first one stays."""
+        if command_id is None or self.decisions.get(command_id) is not None:
+            return False
+        self.decisions.put(
+            command_id,
+            Decision(
+                command_id,
+                event,
+                received.sequence,
+                received.recorded_at,
+                received.envelope.event_id,
+                received.envelope.correlation_id,
+            ),
+        )
+        return True
+
+    def _dead(self, letter: DeadLettered, received: Received[FrozenModel]) -> bool:
+        record = DeadLetterRecord(letter, received.sequence, received.recorded_at)
+        if self.dead_letters.get(record.key) is not None:
+            return False
+        self.dead_letters.put(record.key, record)
+        return True
+
+
+def _without_token(request: PlacementRequest) -> PlacementRequest:
+    """Return ``request`` without who asked: that is never stored."""
+    return request if request.access_token is None else request.model_copy(update={"access_token": None})
