@@ -24,6 +24,7 @@ TRACE_PARENT = "traceparent"
 TRACE_STATE = "tracestate"
 
 _LONGEST_ATTRIBUTE = 300
+_LONGEST_VERSION = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def from_headers(headers: Mapping[str, str], *, default_type: str, position: str
     was written without headers when version 1 was current must keep its meaning. Raises EnvelopeError.
     """
     version = headers.get(TYPE_VERSION, "1")
-    if not (version.isascii() and version.isdigit()):
+    if not (version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION):
         raise EnvelopeError(f"header {TYPE_VERSION} is {version!r}, not a whole number")
     for name in (ID, SOURCE, CORRELATION_ID, CAUSATION_ID):
         if len(headers.get(name, "")) > _LONGEST_ATTRIBUTE:
@@ -98,4 +99,7 @@ def _moment(text: str) -> datetime:
         raise EnvelopeError(f"header {TIME} is {text!r}, not an RFC 3339 time") from error
     if moment.tzinfo is None:
         raise EnvelopeError(f"header {TIME} is {text!r}, without its offset from UTC")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise EnvelopeError(f"header {TIME} is {text!r}, which is no year in UTC") from error

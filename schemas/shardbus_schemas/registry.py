@@ -200,6 +200,8 @@ def _parse_object(payload: bytes) -> dict[str, Any]:
         raise UnreadableMessageError("not_json", reason) from error
     except RecursionError as error:
         raise UnreadableMessageError("not_json", "not JSON that can be read: nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python turns into an integer
+        raise UnreadableMessageError("not_json", "not JSON that can be read: a number is too long") from error
     if not isinstance(data, dict):
         reason = f"not a JSON object but {type(data).__name__}"
         raise UnreadableMessageError("not_object", reason)
