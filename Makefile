@@ -1,0 +1,60 @@
+# What people type here. "make" alone lists it.
+SHELL := /bin/sh
+BIN := .venv/bin
+# Each worker runs its own NATS and Postgres; two suit a small machine.
+PYTEST_WORKERS ?= 2
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench docs schemas lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.stamp-dev ## Install everything for development into .venv (Python >= 3.11; no root)
+
+demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated fleet, then end
+	@$(BIN)/shardbus demo
+
+test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBUS_REQUIRE_DOCKER=1 insists on Docker)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --session-timeout=2400 $(PYTEST)
+
+check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, exported schemas
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
+	$(BIN)/python -m shardbus_schemas.export --check schemas
+
+format: .venv/.stamp-dev ## Format the code, mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.stamp-dev ## Measure on the embedded servers and write docs/benchmarks.md (minutes)
+	$(BIN)/python tests/benchmarks/run.py docs/benchmarks.md
+
+docs: .venv/.stamp-dev ## Write the generated reference pages
+	$(BIN)/python -m shardbus_schemas.catalogue docs/reference/events.md
+	$(BIN)/python -m typer shardbus_console.main utils docs --name shardbus --output docs/reference/commands.md
+
+schemas: .venv/.stamp-dev ## Export JSON Schema and AsyncAPI files from the code
+	$(BIN)/python -m shardbus_schemas.export schemas
+
+# --universal: one file for every platform and Python. No index is named in it, so it works with anyone's mirror.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	pyproject.toml --all-extras --group build
+lock: .venv/.stamp-dev ## Lock the newest allowed versions (then: make setup test)
+	$(LOCK) --upgrade -o requirements.lock
+	$(LOCK) --upgrade --group test --group check -c requirements.lock -o requirements-dev.lock
+	@! grep -nE '://|--(extra-)?index-url|--find-links' requirements.lock requirements-dev.lock
+
+clean: ## Remove caches and build products (.venv and your data stay)
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find agents console eventstore infra placer schemas tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.stamp-run: requirements.lock pyproject.toml infra/setup/install.sh
+	@infra/setup/install.sh run
+
+.venv/.stamp-dev: requirements-dev.lock requirements.lock pyproject.toml infra/setup/install.sh
+	@infra/setup/install.sh dev
