@@ -36,6 +36,10 @@ class StreamMissingError(BusError):
     """The stream does not exist on this server."""
 
 
+class StreamReplacedError(StreamMissingError):
+    """The stream is not the one that was followed: deleted and made anew, restored, or without its newest part."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message to append."""
@@ -148,7 +152,8 @@ class Bus(Protocol):
 
         It heals itself over reconnects and server restarts without a gap or a repeat, and its memory is bounded.
         With ``idle_seconds`` an empty batch is yielded after that much silence. ``subjects`` filters; wildcards
-        allowed. Raises StreamMissingError. Close it with ``aclose()``.
+        allowed. Raises StreamMissingError, and StreamReplacedError in the middle. Close it with ``aclose()``;
+        it ends when the bus is closed.
         """
         ...
 

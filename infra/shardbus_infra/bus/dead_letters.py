@@ -1,0 +1,54 @@
+"""Where messages go that could not be understood: kept with the reason and their original bytes."""
+
+import base64
+
+from shardbus_schemas.events import DeadLettered
+
+from shardbus_infra.bus.port import Appended, AppendRejectedError, Bus, Stored
+from shardbus_infra.bus.publish import publish
+
+# Base64 makes 4 of 3: this much fits the server's usual limit of 1 MiB with room for headers and reason. The
+# second is for a server with a smaller limit.
+_PAYLOAD_LIMITS = (512 * 1024, 1024)
+_REASON_CHARACTERS = 8 * 1024
+_HEADER_CHARACTERS = 16 * 1024
+
+
+async def bury(bus: Bus, stored: Stored, *, code: str, reason: str, seen_by: str) -> Appended:
+    """Append a ``DeadLettered`` about ``stored`` and return its place; burying again is deduplicated.
+
+    What is too large to keep is cut, and the reason says so. Raises as ``Bus.append``.
+    """
+    try:
+        return await _bury(bus, stored, code=code, reason=reason, seen_by=seen_by, limit=_PAYLOAD_LIMITS[0])
+    except AppendRejectedError:
+        if len(stored.payload) + sum(map(len, stored.headers.values())) <= _PAYLOAD_LIMITS[1]:
+            raise
+        return await _bury(bus, stored, code=code, reason=reason, seen_by=seen_by, limit=_PAYLOAD_LIMITS[1])
+
+
+async def _bury(bus: Bus, stored: Stored, *, code: str, reason: str, seen_by: str, limit: int) -> Appended:
+    said = [reason]
+    if len(reason) > _REASON_CHARACTERS:
+        said = [reason[:_REASON_CHARACTERS] + " …", f"(of {len(reason)} characters the first are kept)"]
+    payload = stored.payload[:limit]
+    if len(payload) < len(stored.payload):
+        said.append(f"(the payload has {len(stored.payload)} bytes; the first {limit} are kept)")
+    headers = dict(stored.headers)
+    if sum(len(name) + len(value) for name, value in headers.items()) > min(limit, _HEADER_CHARACTERS):
+        said.append(f"(its {len(headers)} headers are too long to be kept)")
+        headers = {}
+    message = DeadLettered(
+        stream=stored.stream,
+        sequence=stored.sequence,
+        subject=stored.subject,
+        code=code,
+        reason="\n".join(said),
+        recorded_at=stored.recorded_at,
+        headers=headers,
+        payload_base64=base64.b64encode(payload).decode(),
+        seen_by=seen_by,
+    )
+    # The second keeps the id unique when a stream is deleted and made anew, and counts from 1 again.
+    identity = f"{stored.stream}:{stored.sequence}@{int(stored.recorded_at.timestamp())}:{seen_by}"
+    return await publish(bus, message, source=seen_by, event_id=identity, causation_id=stored.headers.get("ce-id"))
