@@ -3,6 +3,7 @@
 from collections import defaultdict
 from datetime import datetime, timedelta
 
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.fleet import DeviceStatus, Fleet, FleetDevice, FleetLink, FleetNode
 from shardbus_schemas.ids import DeviceKey, NodeId
 
@@ -52,8 +53,8 @@ def fleet_of(state: FleetState, now: datetime) -> Fleet:
             for (from_node, to_node), link in sorted(state.links.items())
             if from_node in state.nodes and to_node in state.nodes
         ),
-        telemetry_sequence=state.positions.get("TELEMETRY", 0),
-        fleet_sequence=state.positions.get("FLEET", 0),
+        telemetry_sequence=state.positions.get(TELEMETRY, 0),
+        fleet_sequence=state.positions.get(FLEET, 0),
     )
 
 

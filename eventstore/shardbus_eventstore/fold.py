@@ -5,6 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, assert_never
 
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
     CommandRejected,
     DeadLettered,
@@ -129,11 +130,11 @@ class _Draft:
         if received.sequence <= (self.positions.get(stream) or 0):
             return
         self.positions.put(stream, received.sequence)
-        if stream == "TELEMETRY" and isinstance(message, TelemetryEvent):
+        if stream == TELEMETRY and isinstance(message, TelemetryEvent):
             changed = self._telemetry(message, received)
-        elif stream == "FLEET" and isinstance(message, FleetEvent):
+        elif stream == FLEET and isinstance(message, FleetEvent):
             changed = self._fleet(message, received)
-        elif stream == "DEAD" and isinstance(message, DeadLettered):
+        elif stream == DEAD and isinstance(message, DeadLettered):
             changed = self._dead(message, received)
         else:
             # A message in a stream where its type has no place must not touch that stream's neighbours' state.

@@ -1,0 +1,98 @@
+"""What is refused at the edge although it can be read: pure rules over one message and its place in its stream."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from shardbus_infra.bus.port import Stored
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
+from shardbus_schemas.events import (
+    DeadLettered,
+    DeviceGPUStateUpdated,
+    FleetEvent,
+    GPUBandwidthMeasured,
+    TelemetryEvent,
+)
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.registry import Received, subject_of
+
+FUTURE_TOLERANCE: Final = timedelta(seconds=60)
+"""How far a node's clock may run ahead of the bus. Not a setting: two processes that judged by different ones would
+fold the same stream into different states."""
+
+_LARGEST_INTEGER: Final = 2**63 - 1
+"""What Postgres and JetStream count up to."""
+
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why a message is refused: a stable code, and a sentence for a person."""
+
+    code: str
+    reason: str
+
+
+def objection_to(stored: Stored, received: Received[FrozenModel]) -> Objection | None:
+    """Return what is wrong with a readable message, or ``None``."""
+    message = received.message
+    if stored.stream == TELEMETRY and isinstance(message, TelemetryEvent):
+        wrong = _time_in_future(message, received)
+    elif (stored.stream == FLEET and isinstance(message, FleetEvent)) or (
+        stored.stream == DEAD and isinstance(message, DeadLettered)
+    ):
+        wrong = None
+    else:
+        reason = f"a message of type {received.envelope.type} does not belong in stream {stored.stream}"
+        return Objection("wrong_stream", reason)
+    return wrong or _wrong_subject(stored, message) or _unstorable(stored, received)
+
+
+def _time_in_future(event: TelemetryEvent, received: Received[FrozenModel]) -> Objection | None:
+    latest = received.recorded_at + FUTURE_TOLERANCE
+    match event:
+        case DeviceGPUStateUpdated():
+            for reading in event.states:
+                if reading.last_update > latest:
+                    return _ahead(f"last_update of {reading.key}", reading.last_update, received.recorded_at)
+        case GPUBandwidthMeasured():
+            if event.measured_at > latest:
+                return _ahead("measured_at", event.measured_at, received.recorded_at)
+    if received.envelope.occurred_at > latest:
+        return _ahead("the message's time", received.envelope.occurred_at, received.recorded_at)
+    return None
+
+
+def _ahead(what: str, moment: datetime, recorded_at: datetime) -> Objection:
+    seconds = (moment - recorded_at).total_seconds()
+    allowed = FUTURE_TOLERANCE.total_seconds()
+    reason = (
+        f"{what} is {moment.isoformat()}, {seconds:.0f} s after the bus recorded it ({allowed:.0f} s are tolerated); "
+        "set the node's clock"
+    )
+    return Objection("time_in_future", reason)
+
+
+def _wrong_subject(stored: Stored, message: FrozenModel) -> Objection | None:
+    """Subjects carry the permissions: who may write one node's subject must not speak for another node."""
+    expected = subject_of(message)
+    if stored.subject == expected:
+        return None
+    return Objection("wrong_subject", f"published on {stored.subject}, but its content belongs on {expected}")
+
+
+def _unstorable(stored: Stored, received: Received[FrozenModel]) -> Objection | None:
+    """Postgres holds neither the character NUL nor integers of more than 64 bits."""
+    if b"\\u0000" in stored.payload and _ESCAPED_NUL.search(stored.payload):
+        return Objection("unstorable", "a text holds the character NUL (\\u0000), which no column can hold")
+    match received.message:
+        case DeviceGPUStateUpdated(tick=int(number)) | DeadLettered(sequence=number) if number > _LARGEST_INTEGER:
+            return Objection("unstorable", f"a counter of {len(str(number))} digits is more than {_LARGEST_INTEGER}")
+        case _:
+            pass
+    envelope = received.envelope
+    if stored.stream == FLEET and "\x00" in f"{envelope.event_id}{envelope.correlation_id}":
+        return Objection("unstorable", "a header holds the character NUL, which no column can hold")
+    return None

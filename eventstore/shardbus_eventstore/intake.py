@@ -1,0 +1,91 @@
+"""From stored messages to a state: decode, refuse at the edge, fold. Whoever follows a stream uses this one way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from shardbus_infra.bus.port import Stored
+from shardbus_infra.bus.streams import DEAD
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.registry import Received, UnknownMessageError, UnreadableMessageError, decode
+
+from shardbus_eventstore.edge import objection_to
+from shardbus_eventstore.fold import Changes, fold_with_changes
+from shardbus_eventstore.state import FleetState
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that is refused: it belongs into ``DEAD``."""
+
+    stored: Stored
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A batch, sorted into what can be folded and what cannot."""
+
+    received: tuple[Received[FrozenModel], ...]
+    rejected: tuple[Rejected, ...] = ()
+    skipped: tuple[Rejected, ...] = ()
+    """Types and versions that this program does not know: a newer producer's. They are counted, not buried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch, folded."""
+
+    state: FleetState
+    changes: Changes
+    examined: Examined
+
+
+def examine(batch: Sequence[Stored]) -> Examined:
+    """Return what in ``batch`` can be folded, and why the rest cannot."""
+    received: list[Received[FrozenModel]] = []
+    rejected: list[Rejected] = []
+    skipped: list[Rejected] = []
+    for stored in batch:
+        try:
+            message = decode(
+                stored.subject,
+                stored.headers,
+                _readable(stored),
+                stream=stored.stream,
+                sequence=stored.sequence,
+                recorded_at=stored.recorded_at,
+            )
+        except UnknownMessageError as error:
+            skipped.append(Rejected(stored, error.code, str(error)))
+            continue
+        except UnreadableMessageError as error:
+            rejected.append(Rejected(stored, error.code, str(error)))
+            continue
+        objection = objection_to(stored, message)
+        if objection is None:
+            received.append(message)
+        else:
+            rejected.append(Rejected(stored, objection.code, objection.reason))
+    return Examined(tuple(received), tuple(rejected), tuple(skipped))
+
+
+def take(state: FleetState, batch: Sequence[Stored]) -> Taken:
+    """Return ``state`` after ``batch``, a piece of one stream in order, and what became of each message."""
+    examined = examine(batch)
+    folded, changes = fold_with_changes(state, examined.received)
+    if batch:
+        folded = advance(folded, batch[-1].stream, batch[-1].sequence)
+    return Taken(folded, changes, examined)
+
+
+def advance(state: FleetState, stream: str, sequence: int) -> FleetState:
+    """Return ``state`` moved to ``sequence`` of ``stream``: past messages that fold to nothing, or are gone."""
+    if state.positions.get(stream, 0) >= sequence:
+        return state
+    return replace(state, positions={**state.positions, stream: sequence})
+
+
+def _readable(stored: Stored) -> bytes:
+    """Return the payload; a dead letter quotes what could not be stored, and must not suffer the same fate for it."""
+    return stored.payload.replace(b"\\u0000", b"\\ufffd") if stored.stream == DEAD else stored.payload

@@ -1,0 +1,132 @@
+"""The state in memory, as fresh as the bus: for the placer, and for whoever asks what is so now."""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+
+from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, StreamInfo
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
+
+from shardbus_eventstore.intake import Taken, advance, take
+from shardbus_eventstore.state import FleetState
+
+log = logging.getLogger(__name__)
+
+STREAMS = (TELEMETRY, FLEET)
+_IDLE_SECONDS = 1.0
+_BATCH = 1000
+"""Small enough that folding one does not hold up the event loop (about 30 ms)."""
+
+
+class StateBehindError(BusError):
+    """The state did not reach the wanted sequence in time."""
+
+
+class LiveState:
+    """Follows ``TELEMETRY`` and ``FLEET`` and folds them in memory."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._state = FleetState()
+        self._moved = asyncio.Condition()
+        self.skipped: Counter[str] = Counter()
+        """How many messages were not folded, by code."""
+
+    @property
+    def state(self) -> FleetState:
+        """The state now; it never changes, a later one replaces it."""
+        return self._state
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until ``stop`` is set. Raises BusError (StreamMissingError, StreamReplacedError)."""
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._follow(stream)) for stream in STREAMS]
+        tasks.append(asyncio.create_task(stop.wait()))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait_until(self, stream: str, sequence: int, timeout_seconds: float | None = 5) -> None:
+        """Return once ``sequence`` of ``stream`` is folded; raise StateBehindError if it takes longer.
+
+        ``None`` waits for ever.
+        """
+        if self._state.positions.get(stream, 0) >= sequence:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._state.positions.get(stream, 0) >= sequence)
+        except TimeoutError as error:
+            reached = self._state.positions.get(stream, 0)
+            raise StateBehindError(
+                f"the state is at {stream}:{reached} and did not reach {sequence} in {timeout_seconds} s; "
+                "is the bus reachable?"
+            ) from error
+
+    async def _follow(self, stream: str) -> None:
+        with contextlib.suppress(BusUnreachableError):  # following heals itself, and looks again
+            info = await self._bus.info(stream)
+            if info.messages == 0:
+                await self._skip_what_is_gone(stream, info)
+        start = self._state.positions.get(stream, 0) + 1
+        batches = self._bus.follow(stream, start_sequence=start, max_batch=_BATCH, idle_seconds=_IDLE_SECONDS)
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                if batch:
+                    self._note(take(self._state, batch))
+                    await self._announce()
+                else:
+                    await self._look_at(stream)
+
+    def _note(self, taken: Taken) -> None:
+        self._state = taken.state
+        for lost in (*taken.examined.rejected, *taken.examined.skipped):
+            self.skipped[lost.code] += 1
+
+    async def _announce(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _look_at(self, stream: str) -> None:
+        """While nothing comes, see whether there is anything to wait for."""
+        try:
+            info = await self._bus.info(stream)
+            tail = await self._bus.get(stream, info.last_sequence) if info.messages else None
+        except BusError as error:
+            log.debug("cannot look at %s: %s", stream, error)
+            return
+        if tail is None:
+            await self._skip_what_is_gone(stream, info)
+
+    async def _skip_what_is_gone(self, stream: str, info: StreamInfo) -> None:
+        """Move past a tail that the stream does not hold any more (expired, evicted): nobody may wait for it."""
+        if info.last_sequence > self._state.positions.get(stream, 0):
+            self._state = advance(self._state, stream, info.last_sequence)
+            await self._announce()
+
+
+async def read_state(bus: Bus) -> FleetState:
+    """Return the state as of the streams' last sequences at this moment, or a little after."""
+    live, stop = LiveState(bus), asyncio.Event()
+    running = asyncio.create_task(live.run(stop), name="read the streams")
+    reaching = asyncio.create_task(_reach_the_end(bus, live), name="reach the end")
+    try:
+        done, _ = await asyncio.wait({running, reaching}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        stop.set()
+        reaching.cancel()
+        await asyncio.gather(running, reaching, return_exceptions=True)
+    return live.state
+
+
+async def _reach_the_end(bus: Bus, live: LiveState) -> None:
+    for stream in STREAMS:
+        info = await bus.info(stream)
+        await live.wait_until(stream, info.last_sequence, None)
