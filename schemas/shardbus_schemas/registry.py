@@ -61,7 +61,7 @@ class Received(Generic[MessageT_co]):
     """Top-level fields that this program does not know and left out."""
 
 
-def type_of(message: FrozenModel) -> str:
+def type_of(message: FrozenModel | type[FrozenModel]) -> str:
     """Return the permanent name of ``message``'s type."""
     return cast("_Versioned", cast("object", message)).TYPE
 

@@ -1,0 +1,95 @@
+"""Which subject carries which messages: what the AsyncAPI document and the event catalogue are made from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shardbus_schemas import commands, events
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.subjects import PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Subjects of one shape, the stream that keeps them, and the messages they carry."""
+
+    name: str
+    address: str
+    """The subject; a ``{parameter}`` is one token, encoded as ``subjects.encode_token`` does."""
+    stream: Literal["TELEMETRY", "FLEET", "COMMANDS", "DEAD"]
+    summary: str
+    messages: tuple[type[FrozenModel], ...]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names in braces, in order."""
+        return tuple(token[1:-1] for token in self.address.split(".") if token.startswith("{"))
+
+    @property
+    def pattern(self) -> str:
+        """The address as a NATS wildcard subject."""
+        return ".".join("*" if token.startswith("{") else token for token in self.address.split("."))
+
+
+CHANNELS: tuple[Channel, ...] = (
+    Channel(
+        "telemetry",
+        f"{PREFIX}.telemetry.{{node}}",
+        "TELEMETRY",
+        "What the devices of one node do: one message per tick.",
+        (events.DeviceGPUStateUpdated,),
+    ),
+    Channel(
+        "link",
+        f"{PREFIX}.link.{{from_node}}.{{to_node}}",
+        "TELEMETRY",
+        "What the path from one node to another carries.",
+        (events.GPUBandwidthMeasured,),
+    ),
+    Channel(
+        "node",
+        f"{PREFIX}.event.node.{{node}}",
+        "FLEET",
+        "The life of a node and its devices.",
+        (events.NodeJoined, events.NodeLeft, events.DeviceRegistered, events.DeviceLost),
+    ),
+    Channel(
+        "model",
+        f"{PREFIX}.event.model.{{model}}",
+        "FLEET",
+        "Models that can be placed by name.",
+        (events.ModelRegistered,),
+    ),
+    Channel(
+        "instance",
+        f"{PREFIX}.event.instance.{{instance}}",
+        "FLEET",
+        "The decisions' ledger: what is placed where.",
+        (events.InstancePlaced, events.InstanceReplaced, events.InstanceDeleted, events.InstanceLost),
+    ),
+    Channel(
+        "refusal",
+        f"{PREFIX}.event.refusal.{{command}}",
+        "FLEET",
+        "Placements that are not possible, and why.",
+        (events.PlacementRejected,),
+    ),
+    Channel(
+        "commandAnswer",
+        f"{PREFIX}.event.command.{{command}}",
+        "FLEET",
+        "Answers to commands that changed nothing.",
+        (events.PlacementPreviewed, events.CommandRejected),
+    ),
+    Channel("place", f"{PREFIX}.command.place", "COMMANDS", "Place a model.", (commands.Place,)),
+    Channel("delete", f"{PREFIX}.command.delete", "COMMANDS", "Delete an instance.", (commands.Delete,)),
+    Channel("registerModel", f"{PREFIX}.command.model", "COMMANDS", "Make a model known.", (commands.RegisterModel,)),
+    Channel("drain", f"{PREFIX}.command.drain", "COMMANDS", "Empty a node.", (commands.Drain,)),
+    Channel("replan", f"{PREFIX}.command.replan", "COMMANDS", "Plan an instance anew.", (commands.Replan,)),
+    Channel(
+        "dead",
+        f"{PREFIX}.dead.{{stream}}",
+        "DEAD",
+        "Messages of a stream that could not be understood.",
+        (events.DeadLettered,),
+    ),
+)
