@@ -92,7 +92,8 @@ def _place(
             place, command_id, state, "unsupported_access_token", message, "send the request without access_token"
         )
     name = place.wanted_model_id
-    model = place.model or state.models.get(name) or knowledge.catalogue.get(name)
+    registered = state.models.get(name)
+    model = place.model or (registered.profile if registered else knowledge.catalogue.get(name))
     if model is None:
         known = [*state.models, *knowledge.catalogue]
         message = f"no model is named {name!r}{suggest(name, known)}"
@@ -164,7 +165,9 @@ def _reject(
 def _request_of(place: commands.Place) -> PlacementRequest:
     """Return what was asked, as it may be stored: without the token, and with the model by its name alone."""
     kept = {name: getattr(place, name) for name in PlacementRequest.model_fields}
-    return PlacementRequest(**kept | {"model_id": place.wanted_model_id, "model": None, "access_token": None})
+    return PlacementRequest.model_validate(
+        kept | {"model_id": place.wanted_model_id, "model": None, "access_token": None}
+    )
 
 
 LEDGER = subjects.INSTANCES_ALL

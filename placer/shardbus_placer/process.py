@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import cast
 
 from opentelemetry import trace
 from shardbus_eventstore.live import LiveState
 from shardbus_infra.bus.dead_letters import bury
-from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, WorkItem, WrongSequenceError
+from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, Stored, WorkItem, WrongSequenceError
 from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
@@ -74,19 +73,11 @@ class Placer:
 
     async def _settle(self, item: WorkItem) -> None:
         """Answer one command and acknowledge it, or give it back, or bury it."""
-        stored = item.stored
         try:
-            received = cast("Received[commands.Command]", receive(stored))
-            if not isinstance(received.message, commands.Command):
-                reason = f"{received.envelope.type} is not a command"
-                raise UnreadableMessageError("not_a_command", reason)
+            received = _read(item.stored)
         except UnreadableMessageError as error:
-            await self._until_done(
-                lambda: bury(self._bus, stored, code=error.code, reason=str(error), seen_by=self._source)
-            )
-            metrics.dead_letters.add(1, {"stream": COMMANDS, "code": error.code})
-            log.warning("refused the message at %s:%d: %s", COMMANDS, stored.sequence, error)
-            await _acknowledge(item)
+            log.warning("refused the message at %s:%d: %s", COMMANDS, item.stored.sequence, error)
+            await self._bury(item, error.code, str(error))
             return
         try:
             await self._answer(received, item)
@@ -97,12 +88,9 @@ class Placer:
             log.exception("failed to answer %s", command_id_of(received))
             if item.attempt < self._settings.max_attempts:
                 await self._give_back(item)
-                return
-            reason = f"the placer failed {item.attempt} times: {type(error).__name__}: {error}"
-            await self._until_done(
-                lambda: bury(self._bus, stored, code="placer_failed", reason=reason, seen_by=self._source)
-            )
-            await _acknowledge(item)
+            else:
+                reason = f"the placer failed {item.attempt} times: {type(error).__name__}: {error}"
+                await self._bury(item, "placer_failed", reason)
 
     async def _answer(self, received: Received[commands.Command], item: WorkItem) -> None:
         context = extract(dict(item.stored.headers))
@@ -119,9 +107,7 @@ class Placer:
         for _ in range(self._settings.max_conflicts):
             expected = await self._catch_up()
             started = time.perf_counter()
-            answer = await asyncio.to_thread(
-                decide, received, self._live.state, datetime.now(UTC), self._knowledge
-            )
+            answer = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), self._knowledge)
             if answer is None:
                 log.info("%s was answered before", command_id_of(received))
                 return None
@@ -131,9 +117,7 @@ class Placer:
                 continue
             _report(answer, time.perf_counter() - started)
             return answer
-        rejected = conflict(
-            cast("Received[commands.Place]", received), self._live.state, self._settings.max_conflicts
-        )
+        rejected = conflict(cast("Received[commands.Place]", received), self._live.state, self._settings.max_conflicts)
         await self._append(rejected, received, None)
         _report(rejected, 0)
         return rejected
@@ -166,19 +150,26 @@ class Placer:
         with contextlib.suppress(BusError):  # unsettled, it comes back by itself after ack_wait
             await item.nak(delay_seconds=min(30, 2 ** (item.attempt - 1)))
 
-    @staticmethod
-    async def _until_done(action: Callable[[], Awaitable[object]]) -> None:
-        """Do ``action`` again until the bus takes it."""
+    async def _bury(self, item: WorkItem, code: str, reason: str) -> None:
+        """Put the command among the dead letters, however long the bus is away, and take it off the queue."""
         delay = 0.1
         while True:
             try:
-                await action()
+                await bury(self._bus, item.stored, code=code, reason=reason, seen_by=self._source)
+                break
             except BusError as error:
                 log.warning("the bus does not answer, will try again: %s", error)
                 await asyncio.sleep(delay)
                 delay = min(5, delay * 2)
-            else:
-                return
+        metrics.dead_letters.add(1, {"stream": COMMANDS, "code": code})
+        await _acknowledge(item)
+
+
+def _read(stored: Stored) -> Received[commands.Command]:
+    received = receive(stored)
+    if not isinstance(received.message, commands.Command):
+        raise UnreadableMessageError("not_a_command", f"{received.envelope.type} is not a command")
+    return cast("Received[commands.Command]", received)
 
 
 async def _acknowledge(item: WorkItem) -> None:

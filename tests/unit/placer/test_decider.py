@@ -1,0 +1,177 @@
+"""given(events) . when(command) . then(event)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shardbus_eventstore.fold import fold
+from shardbus_eventstore.state import FleetState
+from shardbus_placer.decider import Knowledge, decide, instance_id_of
+from shardbus_placer.policy import Policy
+from shardbus_schemas import commands, events
+from shardbus_schemas.devices import DeviceFacts
+from shardbus_schemas.envelope import Envelope
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import (
+    ObjectiveValue,
+    Placed,
+    PlacementRequest,
+    Prediction,
+    Refusal,
+    Refused,
+    SolverReport,
+    Stage,
+)
+from shardbus_schemas.registry import Received
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+TINY = ModelProfile(model_id="tiny", layers=4, layer_bytes=1000)
+
+
+def received(message: FrozenModel, sequence: int = 1, stream: str = "FLEET", **more: Any) -> Received[Any]:
+    envelope = Envelope(f"{stream}:{sequence}@0", type(message).__name__, 1, NOW, "test")
+    return Received(message, envelope, stream, sequence, NOW, **more)
+
+
+def given(*told: FrozenModel) -> FleetState:
+    return fold(FleetState(), [received(message, sequence) for sequence, message in enumerate(told, 1)])
+
+
+def attic() -> Sequence[FrozenModel]:
+    return (
+        events.NodeJoined(node_id="attic", boot_id="b", heartbeat_seconds=10),
+        events.DeviceRegistered(
+            node_id="attic", device=DeviceFacts(device_id="cuda:0", backend="cuda", memory_total_bytes=10_000)
+        ),
+    )
+
+
+def whole_model_on_the_first_device(
+    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy
+) -> Placed | Refused:
+    """A planner of one rule: everything on the first device, if it is free."""
+    key, _, device = next(iter(fleet.devices()))
+    if device.memory_reserved_bytes:
+        refusal = Refusal(code="insufficient_memory", message="taken")
+        return Refused(model_id=model.model_id, strategy="greedy", strategy_reason="test", refusal=refusal)
+    stage = Stage(devices=(key,), start_layer=0, end_layer=model.layers, memory_bytes={key: 4000}, seconds=1)
+    return Placed(
+        model_id=model.model_id,
+        strategy="greedy",
+        strategy_reason="test",
+        stages=(stage,),
+        objective=ObjectiveValue(name=request.objective, value=1, unit="seconds"),
+        predicted=Prediction(seconds_per_token=1, tokens_per_second=1),
+        solver=SolverReport(name="greedy", status="feasible", seconds=0),
+    )
+
+
+KNOWLEDGE = Knowledge({"tiny": TINY}, Policy(), whole_model_on_the_first_device)
+
+
+def when(command: commands.Command, state: FleetState, **more: Any) -> events.FleetEvent | None:
+    return decide(received(command, 7, "COMMANDS", **more), state, NOW + timedelta(seconds=1), KNOWLEDGE)
+
+
+def test_a_known_model_is_placed_on_the_fleet_that_the_events_describe() -> None:
+    answer = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert isinstance(answer, events.InstancePlaced)
+    assert answer.instance_id == instance_id_of("tiny", "c1")
+    assert answer.plan.stages[0].devices == ("attic/cuda:0",)
+    assert answer.position.fleet_sequence == 2
+
+
+def test_a_command_without_an_id_is_named_after_its_place_in_the_stream() -> None:
+    answer = when(commands.Place(model_id="tiny"), given(*attic()))
+    assert isinstance(answer, events.InstancePlaced)
+    assert answer.command_id == "COMMANDS:7@0"
+
+
+def test_the_same_command_twice_is_answered_once() -> None:
+    first = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert first is not None
+    assert when(commands.Place(model_id="tiny", command_id="c1"), given(*attic(), first)) is None
+
+
+def test_what_was_promised_to_one_instance_is_not_promised_to_the_next() -> None:
+    first = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert first is not None
+    second = when(commands.Place(model_id="tiny", command_id="c2"), given(*attic(), first))
+    assert isinstance(second, events.PlacementRejected)
+    assert second.result.refusal.code == "insufficient_memory"
+
+
+def test_a_deleted_instance_gives_its_memory_back() -> None:
+    first = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert isinstance(first, events.InstancePlaced)
+    deleted = when(commands.Delete(instance_id=first.instance_id, command_id="c2"), given(*attic(), first))
+    assert isinstance(deleted, events.InstanceDeleted)
+    again = when(commands.Place(model_id="tiny", command_id="c3"), given(*attic(), first, deleted))
+    assert isinstance(again, events.InstancePlaced)
+
+
+def test_deleting_what_is_not_there_is_refused_and_names_what_was_probably_meant() -> None:
+    first = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert isinstance(first, events.InstancePlaced)
+    answer = when(commands.Delete(instance_id=first.instance_id[:-1], command_id="c2"), given(*attic(), first))
+    assert isinstance(answer, events.CommandRejected)
+    assert answer.code == "unknown_instance"
+    assert first.instance_id in answer.message
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:
+    answer = when(commands.Place(model_id="tinny", command_id="c1"), given(*attic()))
+    assert isinstance(answer, events.PlacementRejected)
+    assert answer.result.refusal.code == "unknown_model"
+    assert "did you mean 'tiny'" in answer.result.refusal.message
+
+
+def test_a_registered_model_goes_before_the_catalogue() -> None:
+    own = TINY.model_copy(update={"layers": 2})
+    registered = when(commands.RegisterModel(profile=own, command_id="c1"), given(*attic()))
+    assert isinstance(registered, events.ModelRegistered)
+    answer = when(commands.Place(model_id="tiny", command_id="c2"), given(*attic(), registered))
+    assert isinstance(answer, events.InstancePlaced)
+    assert answer.plan.stages[0].end_layer == 2
+
+
+def test_an_inline_model_needs_no_catalogue_and_is_stored_once() -> None:
+    own = ModelProfile(model_id="mine", layers=3, layer_bytes=10)
+    answer = when(commands.Place(model=own, command_id="c1"), given(*attic()))
+    assert isinstance(answer, events.InstancePlaced)
+    assert answer.model == own
+    assert answer.request.model is None
+    assert answer.request.model_id == "mine"
+
+
+def test_a_dry_run_reserves_nothing() -> None:
+    preview = when(commands.Place(model_id="tiny", command_id="c1", dry_run=True), given(*attic()))
+    assert isinstance(preview, events.PlacementPreviewed)
+    answer = when(commands.Place(model_id="tiny", command_id="c2"), given(*attic(), preview))
+    assert isinstance(answer, events.InstancePlaced)
+
+
+def test_a_request_with_an_access_token_is_refused_and_the_token_is_not_repeated() -> None:
+    answer = when(commands.Place(model_id="tiny", command_id="c1", access_token="s3cret"), given(*attic()))
+    assert isinstance(answer, events.PlacementRejected)
+    assert answer.result.refusal.code == "unsupported_access_token"
+    assert "s3cret" not in repr(answer) + answer.model_dump_json()
+    assert answer.request.access_token is None
+
+
+def test_unknown_fields_are_survived_and_named_in_the_answer() -> None:
+    answer = when(
+        commands.Place(model_id="tiny", command_id="c1"),
+        given(*attic()),
+        unknown_fields=("contxt (did you mean 'context_tokens'?)",),
+    )
+    assert isinstance(answer, events.InstancePlaced)
+    assert "contxt" in answer.plan.notes[0]
+
+
+def test_commands_this_placer_cannot_carry_out_are_refused_by_name() -> None:
+    answer = when(commands.Drain(node_id="attic", command_id="c1"), given(*attic()))
+    assert isinstance(answer, events.CommandRejected)
+    assert answer.code == "unsupported_command"
