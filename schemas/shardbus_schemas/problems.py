@@ -6,13 +6,21 @@ from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
+Location = tuple[int | str, ...]
+"""The keys and indices that lead to a value."""
+
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Return every problem on a line of its own: where it is, what is wrong, what was probably meant."""
-    return "\n".join(
-        f"{_path(item['loc']) or 'the whole'}: {_say(item['type'], item['msg'], item['loc'], item.get('input'), model)}"
+    return "\n".join(f"{path_of(loc) or 'the whole'}: {text}" for loc, text in explain_each(error, model))
+
+
+def explain_each(error: ValidationError, model: type[BaseModel] | None = None) -> list[tuple[Location, str]]:
+    """Return every problem as its place and what is wrong there."""
+    return [
+        (item["loc"], _say(item["type"], item["msg"], item["loc"], item.get("input"), model))
         for item in error.errors(include_url=False, include_context=False)
-    )
+    ]
 
 
 def suggest(word: str, known: Sequence[str]) -> str:
@@ -21,14 +29,15 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def path_of(loc: Location) -> str:
+    """Return a place as a person writes it: ``nodes[0].devices[1].name``."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
 
 
-def _say(kind: str, message: str, loc: tuple[int | str, ...], given: object, model: type[BaseModel] | None) -> str:
+def _say(kind: str, message: str, loc: Location, given: object, model: type[BaseModel] | None) -> str:
     if kind == "extra_forbidden":
         return f"unknown field{suggest(str(loc[-1]), _names(model))}"
     if kind == "missing":
