@@ -1,0 +1,127 @@
+"""One node at work: its devices are sampled on time, and what there is to tell goes out as fast as the bus takes it.
+
+Two tasks, so that a bus that is away never delays a sample, and a slow driver never delays a message.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from shardbus_infra.bus.port import Bus, BusError
+
+from shardbus_agents.agent import Agent, Pace
+from shardbus_agents.collector import merge
+from shardbus_agents.outbox import Outbox
+from shardbus_agents.sampler import Sampler
+
+_log = logging.getLogger(__name__)
+
+FIRST_PATIENCE_SECONDS = 2.5
+"""What a backend may take to open at most, before the node reports without it; it comes in when it is ready."""
+
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Node:
+    """An agent with its samplers and its outbox."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        samplers: Sequence[Sampler],
+        bus: Bus,
+        *,
+        pace: Pace,
+        now: Callable[[], datetime],
+        driver_patience_seconds: float = 4,
+        leave_patience_seconds: float = 3,
+    ) -> None:
+        self._agent = agent
+        self._samplers = samplers
+        self._bus = bus
+        self._pace = pace
+        self._now = now
+        self._driver_patience = driver_patience_seconds
+        self._leave_patience = leave_patience_seconds
+        self._outbox = Outbox(agent.identity.source)
+        self._news = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Join, report until ``stop`` is set, leave."""
+        self._outbox.add(self._agent.join(self._now()))
+        self._news.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                publishing = tasks.create_task(self._publish())
+                await self._sample(stop)
+                publishing.cancel()
+            await self._leave()
+        finally:
+            await asyncio.gather(*(sampler.close(patience_seconds=1) for sampler in self._samplers))
+
+    async def _sample(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        patience = min(FIRST_PATIENCE_SECONDS, self._driver_patience)
+        due = loop.time()
+        while not stop.is_set():
+            at = self._now()
+            sampled = await asyncio.gather(
+                *(sampler.sample(at, patience_seconds=patience) for sampler in self._samplers)
+            )
+            patience = self._driver_patience
+            for announcement in self._agent.observe(merge(sampled), at, loop.time()):
+                self._outbox.add(announcement)
+            if not self._outbox.is_empty:
+                self._news.set()
+            # After a long pause (a laptop that slept) the missed ticks are not made up for.
+            due = max(due + self._pace.sample_interval_seconds, loop.time())
+            await _pause(due - loop.time(), stop)
+
+    async def _publish(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                await self._outbox.flush(self._bus)
+            except BusError as error:
+                if pause == _FIRST_PAUSE_SECONDS:
+                    _log.warning("%s: cannot publish, will go on trying: %s", self._agent.identity.source, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                self._news.set()
+            else:
+                if pause != _FIRST_PAUSE_SECONDS:
+                    _log.info("%s: publishing again, nothing of the lifecycle lost", self._agent.identity.source)
+                pause = _FIRST_PAUSE_SECONDS
+
+    async def _leave(self) -> None:
+        """Tell what was not told yet, and that the node leaves; give up when the bus does not take it in time."""
+        self._outbox.add(self._agent.leave(self._now()))
+        last: BusError | None = None
+        try:
+            async with asyncio.timeout(self._leave_patience):
+                while not self._outbox.is_empty:
+                    try:
+                        await self._outbox.flush(self._bus)
+                    except BusError as error:
+                        last = error
+                        await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+        except TimeoutError:
+            _log.warning(
+                "%s: left without telling: %d messages untold after %g s (%s); the node will be seen as stale",
+                self._agent.identity.source,
+                len(self._outbox),
+                self._leave_patience,
+                last or "the bus does not answer",
+            )
+
+
+async def _pause(seconds: float, stop: asyncio.Event) -> None:
+    """Return after ``seconds``, or as soon as ``stop`` is set."""
+    try:
+        await asyncio.wait_for(stop.wait(), max(0.0, seconds))
+    except TimeoutError:
+        return

@@ -1,0 +1,75 @@
+"""What an agent can be told."""
+
+import platform
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from shardbus_infra.settings import CommonSettings
+from shardbus_schemas.ids import NodeId
+
+from shardbus_agents.agent import Pace
+from shardbus_agents.change_detection import Thresholds
+
+BackendName = Literal["nvml", "psutil", "mlx"]
+
+
+def _say_what_a_node_id_is(value: object, handler: ValidatorFunctionWrapHandler) -> NodeId:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        raise ValueError(
+            "a node id is text of 1 to 200 characters, without '/' or control characters, or spaces at its ends"
+        ) from error
+
+
+class AgentSettings(CommonSettings):
+    """Settings of ``shardbus agent``."""
+
+    section: ClassVar[str] = "agent"
+
+    node_id: Annotated[NodeId, WrapValidator(_say_what_a_node_id_is)] = Field(
+        default_factory=lambda: NodeId(platform.node()), validate_default=True
+    )
+    """The node this agent speaks for; this host's name unless said otherwise."""
+    labels: dict[str, str] = {}
+    """Anything to tell nodes apart by, such as ``{"site": "home"}``."""
+    backends: tuple[BackendName, ...] | Literal["auto"] = "auto"
+    """Where devices are looked for; ``auto`` takes what this host has."""
+    sample_interval_seconds: float = Field(default=2, gt=0)
+    """Time between two looks at the devices."""
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    """The longest silence of a living agent; every reading is told at least this often."""
+    memory_threshold_percent: float = Field(default=1, ge=0, le=100)
+    """Change of used memory worth telling, in percent of the device's total."""
+    utilization_threshold_points: float = Field(default=10, ge=0, le=100)
+    """Change of utilisation worth telling."""
+    temperature_threshold_c: float = Field(default=5, ge=0)
+    """Change of temperature worth telling."""
+    battery_threshold_points: float = Field(default=5, ge=0, le=100)
+    """Change of the battery's charge worth telling."""
+    simulate: Path | None = None
+    """A fleet file to play in place of this host's own devices."""
+    simulate_seed: int = 0
+    """The same seed plays the same readings."""
+    link_interval_seconds: float = Field(default=300, gt=0)
+    """How often a simulated fleet tells its links anew."""
+    driver_patience_seconds: float = Field(default=4, gt=0)
+    """How long a driver may take for its answer before its devices are reported as hanging."""
+    leave_patience_seconds: float = Field(default=3, gt=0)
+    """How long a stopping agent tries to tell the bus what it has not told yet."""
+
+    @property
+    def pace(self) -> Pace:
+        """How often things are looked at and told."""
+        return Pace(
+            sample_interval_seconds=self.sample_interval_seconds,
+            heartbeat_seconds=self.heartbeat_seconds,
+            link_interval_seconds=self.link_interval_seconds,
+            thresholds=Thresholds(
+                memory_percent=self.memory_threshold_percent,
+                utilization_points=self.utilization_threshold_points,
+                temperature_c=self.temperature_threshold_c,
+                battery_points=self.battery_threshold_points,
+            ),
+        )
