@@ -19,16 +19,6 @@ LOCK_FILE = "lock"
 PID_FILE = "server.pid"
 
 
-def default_data_folder() -> Path:
-    """Return where data goes if nobody says: ``/var/lib/shardbus`` for root, else by XDG_STATE_HOME."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/shardbus")
-    state_home = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification: a relative path is invalid and to be ignored.
-    base = Path(state_home) if state_home.startswith("/") else Path.home() / ".local" / "state"
-    return base / "shardbus"
-
-
 def closed_parent(path: Path, account: Account) -> Path | None:
     """Return the first folder above ``path`` that ``account`` may not pass through, by its mode bits."""
     for parent in reversed(path.resolve().parents):

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shardbus_infra.embedded.folder import default_data_folder
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_infra.embedded.postgres import EmbeddedPostgres
+from shardbus_infra.settings import default_data_folder
 
 
 class Servers:
