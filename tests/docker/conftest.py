@@ -1,0 +1,67 @@
+"""Real NATS and Postgres containers, by testcontainers. Without Docker these tests are skipped, and say why.
+
+SHARDBUS_REQUIRE_DOCKER=1 turns the skip into a failure. Other images: SHARDBUS_TEST_NATS_IMAGE, SHARDBUS_TEST_POSTGRES_IMAGE.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import docker
+import pytest
+from docker.errors import DockerException, ImageNotFound
+from testcontainers.community.postgres import PostgresContainer
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+NATS_IMAGE = os.environ.get("SHARDBUS_TEST_NATS_IMAGE", "nats:2")
+POSTGRES_IMAGE = os.environ.get("SHARDBUS_TEST_POSTGRES_IMAGE", "postgres:15")
+SERVER_CONFIG = Path(__file__).parents[2] / "infra" / "nats" / "server.conf"
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip the tests that need Docker, or fail them where Docker was promised."""
+    if os.environ.get("SHARDBUS_REQUIRE_DOCKER") == "1":
+        pytest.fail(f"SHARDBUS_REQUIRE_DOCKER=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def provide(image: str) -> None:
+    """Make sure that Docker answers and has ``image``, pulling it if need be."""
+    try:
+        client = docker.from_env(timeout=60)
+    except DockerException as error:
+        give_up(f"Docker does not answer: {error}")
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        try:
+            client.images.pull(image)
+        except DockerException as error:
+            give_up(f"no registry gives {image} (infra/docker/build_images.sh builds it offline): {error}")
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="session")
+def nats_container() -> Iterator[str]:
+    """The address of a NATS server in a container, with the configuration that infra/compose.yaml mounts."""
+    provide(NATS_IMAGE)
+    container = (
+        DockerContainer(NATS_IMAGE)
+        .with_command("--config /etc/nats/server.conf")
+        .with_copy_into_container(SERVER_CONFIG, "/etc/nats/server.conf")
+        .with_exposed_ports(4222)
+        .waiting_for(LogMessageWaitStrategy("Server is ready").with_startup_timeout(60))
+    )
+    with container:
+        yield f"nats://{container.get_container_host_ip()}:{container.get_exposed_port(4222)}"
+
+
+@pytest.fixture(scope="session")
+def postgres_container() -> Iterator[str]:
+    """The address of an empty database of a Postgres server in a container."""
+    provide(POSTGRES_IMAGE)
+    with PostgresContainer(POSTGRES_IMAGE, username="shardbus", dbname="shardbus", driver=None) as container:
+        yield container.get_connection_url()
