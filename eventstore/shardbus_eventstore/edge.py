@@ -1,9 +1,10 @@
 """What is refused at the edge although it can be read: pure rules over one message and its place in its stream."""
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
 from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
@@ -24,6 +25,7 @@ fold the same stream into different states."""
 _LARGEST_INTEGER: Final = 2**63 - 1
 """What Postgres and JetStream count up to."""
 
+_MANY_DIGITS: Final = re.compile(rb"[0-9]{19}")
 _ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
@@ -87,12 +89,23 @@ def _unstorable(stored: Stored, received: Received[FrozenModel]) -> Objection | 
     """Postgres holds neither the character NUL nor integers of more than 64 bits."""
     if b"\\u0000" in stored.payload and _ESCAPED_NUL.search(stored.payload):
         return Objection("unstorable", "a text holds the character NUL (\\u0000), which no column can hold")
-    match received.message:
-        case DeviceGPUStateUpdated(tick=int(number)) | DeadLettered(sequence=number) if number > _LARGEST_INTEGER:
-            return Objection("unstorable", f"a counter of {len(str(number))} digits is more than {_LARGEST_INTEGER}")
-        case _:
-            pass
+    if _MANY_DIGITS.search(stored.payload) and _largest_integer_in(stored.payload) > _LARGEST_INTEGER:
+        return Objection("unstorable", f"a whole number is more than {_LARGEST_INTEGER}, which no column can hold")
     envelope = received.envelope
     if stored.stream == FLEET and "\x00" in f"{envelope.event_id}{envelope.correlation_id}":
         return Objection("unstorable", "a header holds the character NUL, which no column can hold")
     return None
+
+
+def _largest_integer_in(payload: bytes) -> int:
+    largest = 0
+    rest: list[object] = [json.loads(payload)]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            rest += cast("dict[str, object]", value).values()
+        elif isinstance(value, list):
+            rest += cast("list[object]", value)
+        elif isinstance(value, int):
+            largest = max(largest, value)
+    return largest

@@ -46,6 +46,8 @@ from shardbus_eventstore.state import (
     NodeRecord,
 )
 
+_MOST = 2**62
+
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
 
@@ -199,7 +201,7 @@ class _Draft:
                 if tick <= old.tick:
                     self.node_heard.put(event.node_id, replace(old, repeated_ticks=repeated + 1))
                     return False
-                missed += tick - old.tick - 1
+                missed = min(missed + tick - old.tick - 1, _MOST)  # an absurd tick must not outgrow its column
         self.node_heard.put(
             event.node_id,
             NodeHeard(
@@ -240,9 +242,11 @@ class _Draft:
                 return self._change_instance(event, received)
             case PlacementRejected() | PlacementPreviewed():
                 without_token = event.model_copy(update={"request": _without_token(event.request)})
-                return self._decide(event.command_id, without_token, received)
+                self._decide(event.command_id, without_token, received)
+                return True
             case CommandRejected():
-                return self._decide(event.command_id, event, received)
+                self._decide(event.command_id, event, received)
+                return True
             case _:
                 assert_never(event)
 
@@ -307,10 +311,10 @@ class _Draft:
         self.instances.put(event.instance_id, changed)
         return True
 
-    def _decide(self, command_id: CommandId | None, event: DecisionEvent, received: Received[FrozenModel]) -> bool:
+    def _decide(self, command_id: CommandId | None, event: DecisionEvent, received: Received[FrozenModel]) -> None:
         """Note the answer to a command; the first one stays."""
         if command_id is None or self.decisions.get(command_id) is not None:
-            return False
+            return
         self.decisions.put(
             command_id,
             Decision(
@@ -322,13 +326,11 @@ class _Draft:
                 received.envelope.correlation_id,
             ),
         )
-        return True
 
     def _dead(self, letter: DeadLettered, received: Received[FrozenModel]) -> bool:
         record = DeadLetterRecord(letter, received.sequence, received.recorded_at)
-        if self.dead_letters.get(record.key) is not None:
-            return False
-        self.dead_letters.put(record.key, record)
+        if self.dead_letters.get(record.key) is None:
+            self.dead_letters.put(record.key, record)
         return True
 
 

@@ -1,0 +1,29 @@
+"""What the event store tells a person: what is wrong, where, and what to do."""
+
+
+class EventStoreError(Exception):
+    """Base of what the event store raises for the eyes of a person; the text is the whole message."""
+
+
+class DatabaseUnreachableError(EventStoreError):
+    """No Postgres answered, or it let nobody in."""
+
+
+class DatabaseRightsError(EventStoreError):
+    """The database user may not do what is needed."""
+
+
+class SchemaError(EventStoreError):
+    """The read model's tables are not those of this program."""
+
+
+class HistoryDivergedError(EventStoreError):
+    """The stream is not the one that the read model was folded from."""
+
+
+class HistoryLostError(EventStoreError):
+    """The stream lost messages that the read model has not seen, and cannot be right without them."""
+
+
+class ProjectorFencedError(EventStoreError):
+    """Another projector took over; this one may write nothing any more."""

@@ -1,0 +1,1 @@
+"""The read model's tables, revision by revision; ``migrate.upgrade`` applies them."""

@@ -1,0 +1,74 @@
+"""The way to Postgres, and what its failures mean for a person."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from shardbus_eventstore.errors import DatabaseRightsError, DatabaseUnreachableError
+
+_CONNECT_SECONDS = 5
+_INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def open_engine(url: str, *, application_name: str = "shardbus") -> Engine:
+    """Return an engine for ``url`` (``postgresql://user:password@host:port/database``); it connects on first use.
+
+    A broken connection is noticed within half a minute, also while it waits. Raises DatabaseUnreachableError if
+    ``url`` is none for Postgres.
+    """
+    return create_engine(
+        _with_driver(url),
+        poolclass=NullPool,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": "-c timezone=UTC",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        },
+    )
+
+
+def where(engine: Engine) -> str:
+    """Return the database's address for messages, without the password."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+@contextmanager
+def failures_explained(engine: Engine) -> Generator[None]:
+    """Turn a failure to connect and a lack of rights within the block into an EventStoreError that says what to do."""
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnreachableError(
+            f"Postgres at {where(engine)} cannot be used: {_first_line(error)}; "
+            "start it, or set SHARDBUS_POSTGRES_URL to one that runs"
+        ) from error
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise DatabaseRightsError(
+            f"the user {engine.url.username!r} may not do this on {where(engine)}: {_first_line(error)}; "
+            f"grant it, such as by: ALTER DATABASE {engine.url.database} OWNER TO {engine.url.username}"
+        ) from error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[0]
+
+
+def _with_driver(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise DatabaseUnreachableError(
+            "the address of Postgres is none: it reads like postgresql://user:password@host:5432/database"
+        ) from error
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise DatabaseUnreachableError(f"{url.drivername!r} is not Postgres: the read model needs postgresql://…")
+    return url.set(drivername="postgresql+psycopg")

@@ -1,0 +1,82 @@
+"""Reading the state back from the rows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Table, select
+
+from shardbus_eventstore.read_model.rows import (
+    Row,
+    dead_letter_record,
+    decision_record,
+    device_record,
+    heard_record,
+    instance_record,
+    link_record,
+    model_record,
+    node_record,
+    reading_record,
+)
+from shardbus_eventstore.read_model.tables import TABLES, CheckpointRow
+from shardbus_eventstore.state import FleetState
+
+RecordT = TypeVar("RecordT")
+
+
+def load_state(connection: Connection, version: int = 1) -> FleetState:
+    """Return the whole state as the rows have it: equal to the fold of the streams up to the checkpoints."""
+    state = load_working_state(connection)
+    checkpoints = connection.execute(
+        select(CheckpointRow.stream, CheckpointRow.sequence, CheckpointRow.ignored).where(
+            CheckpointRow.version == version
+        )
+    ).all()
+    return replace(
+        state,
+        device_states={record.reading.key: record for record in _read(connection, "device_states", reading_record)},
+        links={
+            (record.measured.from_node, record.measured.to_node): record
+            for record in _read(connection, "links", link_record)
+        },
+        models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
+        instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
+        decisions={record.command_id: record for record in _read(connection, "decisions", decision_record)},
+        dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
+        positions={row.stream: row.sequence for row in checkpoints if row.sequence},
+        ignored={row.stream: row.ignored for row in checkpoints if row.ignored},
+    )
+
+
+def load_working_state(connection: Connection) -> FleetState:
+    """Return what the folds look at: nodes, devices, instances that are not deleted, and ticks. Not the rest.
+
+    Readings, links, models, decisions and dead letters are only ever written by a fold, so a projector need not
+    hold them. To a fold a deleted instance is like one that never was.
+    """
+    alive = TABLES["instances"].c.status != "deleted"
+    return FleetState(
+        node_heard={record.node_id: record for record in _read(connection, "node_heard", heard_record)},
+        nodes={record.joined.node_id: record for record in _read(connection, "nodes", node_record)},
+        devices={record.key: record for record in _read(connection, "devices", device_record)},
+        instances={record.instance_id: record for record in _read(connection, "instances", instance_record, alive)},
+    )
+
+
+def working_part(state: FleetState, stream: str) -> FleetState:
+    """Return what the fold of ``stream`` looks at, without what it only writes: this is what a projector holds."""
+    match stream:
+        case "TELEMETRY":
+            return FleetState(node_heard=state.node_heard, positions=state.positions)
+        case "FLEET":
+            alive = {name: record for name, record in state.instances.items() if record.status != "deleted"}
+            return FleetState(nodes=state.nodes, devices=state.devices, instances=alive, positions=state.positions)
+        case _:
+            return FleetState(positions=state.positions)
+
+
+def _read(
+    connection: Connection, table: str, record: Callable[[Row], RecordT], *where: ColumnElement[bool]
+) -> Iterator[RecordT]:
+    source: Table = TABLES[table]
+    return (record(dict(row)) for row in connection.execute(select(source).where(*where)).mappings())

@@ -1,0 +1,299 @@
+"""The tables of the read model. Each belongs to one stream's projection, which alone writes it.
+
+Every row says by its ``sequence`` which message it is as of. Ids are text; a device is ``(node_id, device_id)``. No
+foreign keys lead from one stream's tables to another's: streams are folded apart, and each is right by itself.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final
+
+from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Identity, Index, MetaData, Table
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, TEXT
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+BigInt = Annotated[int, mapped_column(BigInteger)]
+Key = Annotated[str, mapped_column(TEXT, primary_key=True)]
+Document = Annotated[dict[str, Any], mapped_column(JSONB)]
+Documents = Annotated[list[Any], mapped_column(JSONB)]
+
+
+class Base(DeclarativeBase):
+    """Names constraints alike everywhere, and maps Python's types to Postgres'."""
+
+    metadata: ClassVar[MetaData] = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: TEXT,
+        float: DOUBLE_PRECISION,
+        datetime: DateTime(timezone=True),
+    }
+
+
+class NodeRow(Base):
+    """A node that joined at least once (``FLEET``)."""
+
+    __tablename__ = "nodes"
+
+    node_id: Mapped[Key]
+    boot_id: Mapped[str]
+    hostname: Mapped[str | None]
+    agent_version: Mapped[str | None]
+    operating_system: Mapped[str | None]
+    labels: Mapped[Document]
+    heartbeat_seconds: Mapped[float]
+    device_link_bandwidth_bytes_per_second: Mapped[float | None]
+    device_link_latency_seconds: Mapped[float | None]
+    joined_at: Mapped[datetime]
+    left_at: Mapped[datetime | None]
+    left_reason: Mapped[str | None]
+    sequence: Mapped[BigInt]
+
+
+class DeviceRow(Base):
+    """What a device is (``FLEET``)."""
+
+    __tablename__ = "devices"
+
+    node_id: Mapped[Key]
+    device_id: Mapped[Key]
+    uuid: Mapped[str | None]
+    label: Mapped[str | None]
+    name: Mapped[str | None]
+    vendor: Mapped[str | None]
+    architecture: Mapped[str | None]
+    backend: Mapped[str | None]
+    memory_total_bytes: Mapped[BigInt | None]
+    unified_memory: Mapped[bool | None]
+    memory_bandwidth_bytes_per_second: Mapped[float | None]
+    peak_flops: Mapped[Document]
+    driver: Mapped[str | None]
+    measured: Mapped[Documents]
+    sources: Mapped[Document]
+    reported_by: Mapped[str | None]
+    registered_at: Mapped[datetime]
+    lost_at: Mapped[datetime | None]
+    lost_reason: Mapped[str | None]
+    sequence: Mapped[BigInt]
+
+
+class DeviceStateRow(Base):
+    """A device's last readings (``TELEMETRY``). Pages keep room so that an update stays in its page."""
+
+    __tablename__ = "device_states"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "70"}},)
+
+    node_id: Mapped[Key]
+    device_id: Mapped[Key]
+    memory_used_bytes: Mapped[BigInt | None]
+    memory_total_bytes: Mapped[BigInt | None]
+    compute_utilization_percent: Mapped[float | None]
+    thermal_temperature_c: Mapped[float | None]
+    thermal_throttle_threshold_c: Mapped[float | None]
+    is_thermal_throttling: Mapped[bool | None]
+    battery_percent: Mapped[float | None]
+    is_plugged_in: Mapped[bool | None]
+    last_update: Mapped[datetime]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+DEVICE_HISTORY: Final = Table(
+    "device_history",
+    Base.metadata,
+    *(Column(column.name, column.type, nullable=column.nullable) for column in DeviceStateRow.__table__.columns),
+    Index(None, "recorded_at", postgresql_using="brin"),
+    comment="Every reading ever accepted, in order (TELEMETRY)",
+)
+"""The columns of ``device_states``, appended and never updated, so that nothing needs a key.
+
+The time index is a BRIN: rows come in the order of time, and it costs nothing to write, where a B-tree over device and
+time doubles the cost of a row (4.6 against 2.2 µs, and its size).
+"""
+
+
+class NodeHeardRow(Base):
+    """When a node was last heard (``TELEMETRY``)."""
+
+    __tablename__ = "node_heard"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "70"}},)
+
+    node_id: Mapped[Key]
+    boot_id: Mapped[str | None]
+    tick: Mapped[BigInt | None]
+    heartbeat_sequence: Mapped[BigInt]
+    missed_ticks: Mapped[BigInt]
+    repeated_ticks: Mapped[BigInt]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class LinkRow(Base):
+    """The latest measurement of a directed path (``TELEMETRY``)."""
+
+    __tablename__ = "links"
+
+    from_node: Mapped[Key]
+    to_node: Mapped[Key]
+    bandwidth_bytes_per_second: Mapped[float]
+    latency_seconds: Mapped[float]
+    method: Mapped[str]
+    measured_at: Mapped[datetime]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class ModelRow(Base):
+    """A registered model profile (``FLEET``)."""
+
+    __tablename__ = "models"
+
+    model_id: Mapped[Key]
+    profile: Mapped[Document]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class InstanceRow(Base):
+    """A model that was placed (``FLEET``)."""
+
+    __tablename__ = "instances"
+
+    instance_id: Mapped[Key]
+    command_id: Mapped[str]
+    model_id: Mapped[str]
+    status: Mapped[str]
+    strategy: Mapped[str]
+    model: Mapped[Document]
+    request: Mapped[Document]
+    plan: Mapped[Document]
+    created_at: Mapped[datetime]
+    created_sequence: Mapped[BigInt]
+    updated_at: Mapped[datetime]
+    updated_sequence: Mapped[BigInt]
+    reason: Mapped[str | None]
+
+
+class ShardRow(Base):
+    """One device's part of an instance, while it is placed (``FLEET``)."""
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        ForeignKeyConstraint(["instance_id"], ["instances.instance_id"], ondelete="CASCADE"),
+        Index(None, "node_id", "device_id"),
+    )
+
+    instance_id: Mapped[Key]
+    stage: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    node_id: Mapped[Key]
+    device_id: Mapped[Key]
+    start_layer: Mapped[BigInt]
+    end_layer: Mapped[BigInt]
+    memory_bytes: Mapped[BigInt]
+    seconds: Mapped[float]
+
+
+class DecisionRow(Base):
+    """The first answer to a command, whole (``FLEET``)."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index(None, "instance_id"),)
+
+    command_id: Mapped[Key]
+    outcome: Mapped[str]
+    instance_id: Mapped[str | None]
+    model_id: Mapped[str | None]
+    strategy: Mapped[str | None]
+    telemetry_sequence: Mapped[BigInt | None]
+    fleet_sequence: Mapped[BigInt | None]
+    solver_seconds: Mapped[float | None]
+    event: Mapped[Document]
+    event_id: Mapped[str]
+    correlation_id: Mapped[str | None]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class RefusalRow(Base):
+    """Why a placement was refused (``FLEET``): the decisions' refusals, in columns."""
+
+    __tablename__ = "refusals"
+
+    command_id: Mapped[Key]
+    model_id: Mapped[str]
+    code: Mapped[str]
+    message: Mapped[str]
+    required_bytes: Mapped[BigInt | None]
+    available_bytes: Mapped[BigInt | None]
+    missing_bytes: Mapped[BigInt | None]
+    missing_by_device: Mapped[Document]
+    reasons: Mapped[Document]
+    remedy: Mapped[str | None]
+    proved: Mapped[bool]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class DeadLetterRow(Base):
+    """A message that nobody could read (``DEAD``)."""
+
+    __tablename__ = "dead_letters"
+
+    digest: Mapped[Key]
+    """Of stream, sequence, time and who buried it: these may be too long for an index."""
+    stream: Mapped[str]
+    stream_sequence: Mapped[BigInt]
+    stream_recorded_at: Mapped[datetime]
+    subject: Mapped[str]
+    code: Mapped[str]
+    reason: Mapped[str]
+    headers: Mapped[Document]
+    payload_base64: Mapped[str]
+    seen_by: Mapped[str]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
+class CheckpointRow(Base):
+    """How far a projection is. It moves in the transaction that writes the rows, by compare-and-set."""
+
+    __tablename__ = "checkpoints"
+
+    projection: Mapped[Key]
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    stream: Mapped[str]
+    stream_created: Mapped[datetime]
+    """Which stream of that name: one that was made anew is another."""
+    sequence: Mapped[BigInt]
+    sequence_recorded_at: Mapped[datetime | None]
+    """The time of the message at ``sequence``: a restored stream holds another one there."""
+    epoch: Mapped[BigInt]
+    """Counts the projectors that took over; the one before can write nothing any more."""
+    folded: Mapped[BigInt]
+    ignored: Mapped[BigInt]
+    rejected: Mapped[BigInt]
+    skipped: Mapped[BigInt]
+    updated_at: Mapped[datetime]
+
+
+class GapRow(Base):
+    """A part of a stream that was gone before the projection read it."""
+
+    __tablename__ = "gaps"
+
+    gap_id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    projection: Mapped[str]
+    stream: Mapped[str]
+    from_sequence: Mapped[BigInt]
+    to_sequence: Mapped[BigInt]
+    noticed_at: Mapped[datetime]
+
+
+TABLES: Final[dict[str, Table]] = dict(Base.metadata.tables)
+"""Every table by its name."""
