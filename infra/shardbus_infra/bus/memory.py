@@ -4,7 +4,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Self, cast
 
 from shardbus_schemas.subjects import matches
@@ -24,7 +24,7 @@ from shardbus_infra.bus.port import (
     WrongSequenceError,
 )
 from shardbus_infra.bus.streams import STREAMS, StreamSpec
-from shardbus_infra.bus.wire import checked_subject, decode_headers, encode_headers, message_headers
+from shardbus_infra.bus.wire import MESSAGE_ID, checked_subject, decode_headers, encode_headers, message_headers
 
 
 def _now() -> datetime:
@@ -77,6 +77,11 @@ class _Log:
         sequences = [last for subject, last in self.sequence_by_subject.items() if matches(pattern, subject)]
         return self.get(max(sequences)) if sequences else None
 
+    def next(self, sequence: int, pattern: str) -> Stored | None:
+        """Return the first message of ``sequence`` or above whose subject matches."""
+        following = self.messages[self.index_of(sequence) :]
+        return next((stored for stored in following if matches(pattern, stored.subject)), None)
+
     def remove(self, sequence: int) -> None:
         removed = self.get(sequence)
         if removed is None:
@@ -114,18 +119,24 @@ class MemoryServer:
         if log is None:
             raise StreamMissingError(f"no stream takes messages on {subject}")
         now = self.now()
-        if message.message_id is not None:
-            window = cast("int", log.config["duplicate_window"])
-            before = log.seen_ids.get(message.message_id)
-            if before is not None and (now - before[0]).total_seconds() * 1e9 < window:
-                return Appended(log.name, before[1], duplicate=True)
         if expected is not None:
             last = log.last(expected.subjects)
             sequence = 0 if last is None else last.sequence
             if sequence != expected.sequence:
+                before = log.next(expected.sequence + 1, expected.subjects)
+                before_id = None if before is None else before.headers.get(MESSAGE_ID)
+                if before is not None and before_id is not None and before_id == message.message_id:
+                    return Appended(log.name, before.sequence, duplicate=True)
                 raise WrongSequenceError(
                     f"the last message on {expected.subjects} has sequence {sequence}, not {expected.sequence}"
                 )
+        if message.message_id is not None:
+            window = timedelta(microseconds=cast("int", log.config["duplicate_window"]) // 1000)
+            while log.seen_ids and now - next(iter(log.seen_ids.values()))[0] >= window:
+                del log.seen_ids[next(iter(log.seen_ids))]
+            seen = log.seen_ids.get(message.message_id)
+            if seen is not None:
+                return Appended(log.name, seen[1], duplicate=True)
         log.last_sequence += 1
         if message.message_id is not None:
             log.seen_ids[message.message_id] = now, log.last_sequence

@@ -6,7 +6,6 @@ unusual one takes the careful way.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
@@ -117,12 +116,12 @@ def status_of(block: bytes | None) -> Status | None:
     return Status(int(code), description.strip()) if code.isascii() and code.isdigit() else None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """Where a delivered message stands, from its reply subject."""
 
     stream_sequence: int
     consumer_sequence: int
+    """Counts this consumer's deliveries, without holes."""
     attempt: int
     nanoseconds: int
 

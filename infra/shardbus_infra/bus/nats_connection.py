@@ -1,0 +1,348 @@
+"""A connection to NATS: its state, requests with their one answer, and JetStream's API."""
+
+import asyncio
+import json
+import logging
+import random
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+from nats import errors
+from nats.aio.client import Server
+from nats.aio.subscription import Subscription
+
+from shardbus_infra.bus.nats_client import DirectClient, Handler
+from shardbus_infra.bus.port import BusError, BusUnreachableError, StreamMissingError
+from shardbus_infra.bus.wire import status_of
+
+_log = logging.getLogger(__name__)
+
+_OLDEST_SERVER: Final = (2, 12)
+_NO_RESPONDERS: Final = 503
+_STREAM_NOT_FOUND: Final = 10059
+_DENIALS_REMEMBERED: Final = 1000
+
+Receiver = Callable[[bytes, bytes, bytes | None], None]
+"""Takes the rest of the reply subject, the payload, the header block. It must not raise, nor take long."""
+
+
+class ConnectionLostError(BusUnreachableError):
+    """The connection broke before the answer came."""
+
+
+class NoRespondersError(BusUnreachableError):
+    """Nobody listens on the subject: no such stream, or JetStream is away."""
+
+
+class DeniedError(BusError):
+    """The server does not permit this to this user."""
+
+
+class ApiError(BusError):
+    """JetStream's API refused."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code: int = code
+
+
+class Answer(NamedTuple):
+    """What came back for a request."""
+
+    payload: bytes
+    headers: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the connection does, for a health page or a log."""
+
+    connected: bool
+    server: str
+    reconnects: int
+    last_error: str | None
+
+
+def without_password(url: str) -> str:
+    """Return ``url`` fit to be shown."""
+    return re.sub(r"//[^/@,]*@", "//***@", url)
+
+
+class Connection:
+    """A connection that comes back by itself. ``watchers`` are called when it is lost, back, closed or denied."""
+
+    def __init__(self, url: str, name: str, *, inbox_prefix: str = "_INBOX") -> None:
+        self.client: DirectClient = DirectClient()
+        self.shown_url: str = without_password(url)
+        self.epoch: int = 0
+        """Grows with every loss of the connection."""
+        self.up: bool = False
+        self.closed: bool = False
+        self.watchers: set[Callable[[], None]] = set()
+        self.receivers: dict[bytes, Receiver] = {}
+        self.inbox: str = ""
+        self.last_error: str | None = None
+        self.denials: dict[str, str] = {}
+        """What the server refused, by the lower-cased subject, and its words."""
+        self._url = url
+        self._name = name
+        self._inbox_prefix = inbox_prefix
+        self._requests: dict[bytes, asyncio.Future[Answer]] = {}
+        self._tokens = 0
+
+    # --- coming and going
+
+    async def open(self, timeout_seconds: float, credentials_file: Path | None, tls: ssl.SSLContext | None) -> None:
+        """Connect; raises BusUnreachableError if nothing answers in time, BusError if it is not what we need."""
+        connecting = asyncio.ensure_future(
+            self.client.connect(
+                [part.strip() for part in self._url.split(",")],
+                name=self._name,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_lost,
+                reconnected_cb=self._on_back,
+                closed_cb=self._on_closed,
+                # For ever; the default gives up after two minutes.
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=cast("int", 0.25),  # a float is fine, whatever its annotation says
+                reconnect_to_server_handler=_next_server,
+                connect_timeout=2,
+                # A half-open connection is noticed after 10 to 15 s, not after 4 to 6 minutes.
+                ping_interval=5,
+                max_outstanding_pings=2,
+                pending_size=64 * 1024 * 1024,
+                inbox_prefix=self._inbox_prefix,
+                user_credentials=credentials_file,
+                tls=tls,
+            )
+        )
+        try:
+            await self._connected(connecting, timeout_seconds)
+            self.inbox = self.client.new_inbox()
+            await self.client.listen(f"{self.inbox}.>", self._on_reply)
+            self.receivers[b"r"] = self._on_answer
+            self.up = True
+            self.last_error = None
+            await self._require_jetstream(timeout_seconds)
+        except BaseException:
+            connecting.cancel()
+            await self.close()
+            raise
+
+    async def _connected(self, connecting: "asyncio.Task[None]", timeout_seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while not connecting.done() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.wait({connecting}, timeout=0.05)
+            if self.last_error is not None and "authorization" in self.last_error.lower():
+                raise BusUnreachableError(
+                    f"NATS at {self.shown_url} refuses these credentials. Check the user and password in "
+                    "SHARDBUS_NATS_URL, or the credentials file"
+                )
+        try:
+            if not connecting.done():
+                raise BusUnreachableError(
+                    f"NATS at {self.shown_url} does not answer: {self.last_error or 'no reply'}. "
+                    "Start it with `shardbus up`, or set SHARDBUS_NATS_URL"
+                )
+            connecting.result()
+        except (errors.Error, OSError, ValueError) as error:
+            raise BusUnreachableError(f"{self.shown_url!r} cannot be connected to: {error}") from error
+
+    async def _require_jetstream(self, timeout_seconds: float) -> None:
+        version = self.client.connected_server_version
+        if (version.major, version.minor) < _OLDEST_SERVER:
+            raise BusError(
+                f"NATS at {self.shown_url} is version {version.major}.{version.minor}, and shardbus needs "
+                f"{'.'.join(map(str, _OLDEST_SERVER))} or later: older ones ignore stream options without a word"
+            )
+        try:
+            await self.api("INFO", timeout_seconds=timeout_seconds)
+        except DeniedError:
+            _log.debug("this user may not ask for JetStream's account information")
+        except (NoRespondersError, ApiError) as error:
+            raise BusError(
+                f"NATS at {self.shown_url} has no JetStream for this user: {error}. Start it with `nats-server -js`"
+            ) from error
+
+    async def close(self) -> None:
+        """Send what is queued and disconnect. Idempotent."""
+        if self.closed:
+            return
+        if self.up:
+            with suppress(errors.Error):  # going anyway
+                await self.client.flush(timeout=2)
+        self.closed = True
+        self.up = False
+        self._fail_requests(ConnectionLostError("this connection to the bus is closed"))
+        self._notify()
+        await self.client.close()
+
+    @property
+    def health(self) -> Health:
+        """How it does now."""
+        return Health(self.up, self.shown_url, self.client.stats["reconnects"], self.last_error)
+
+    async def wait_up(self, deadline: float) -> None:
+        """Return when connected; raises BusUnreachableError at ``deadline`` (loop time), or when closed."""
+        loop = asyncio.get_running_loop()
+        while not self.up:
+            if self.closed:
+                raise BusUnreachableError("this connection to the bus is closed")
+            changed = loop.create_future()
+
+            def wake(changed: "asyncio.Future[None]" = changed) -> None:
+                if not changed.done():
+                    changed.set_result(None)
+
+            self.watchers.add(wake)
+            try:
+                await asyncio.wait_for(changed, deadline - loop.time())
+            except TimeoutError as error:
+                raise BusUnreachableError(f"NATS at {self.shown_url} does not answer: {self.last_error}") from error
+            finally:
+                self.watchers.discard(wake)
+
+    def denial(self, subject: str) -> str | None:
+        """Return the server's words if it refused a message on ``subject`` since ``forgive``."""
+        # nats-py lowers the case of what the server says.
+        return self.denials.get(subject.lower())
+
+    def forgive(self, subject: str) -> None:
+        """Forget that the server refused ``subject``: it shall be asked again."""
+        self.denials.pop(subject.lower(), None)
+
+    def _notify(self) -> None:
+        for watcher in tuple(self.watchers):
+            watcher()
+
+    async def _on_error(self, error: Exception) -> None:
+        self.last_error = str(error) or type(error).__name__
+        refused = re.search(r'permissions violation for (?:publish|subscription) to "([^"]*)"', self.last_error)
+        if refused is None:
+            _log.debug("NATS: %s", self.last_error)
+            return
+        _log.warning("NATS at %s: %s", self.shown_url, self.last_error)
+        if len(self.denials) < _DENIALS_REMEMBERED:
+            self.denials[refused[1]] = self.last_error
+        self._notify()
+
+    async def _on_lost(self) -> None:
+        self.client.drop_unsent()
+        if not self.up:
+            return
+        self.up = False
+        self.epoch += 1
+        _log.info("the connection to NATS at %s is lost; trying to come back", self.shown_url)
+        self._fail_requests(ConnectionLostError(f"the connection to NATS at {self.shown_url} was lost"))
+        self._notify()
+
+    async def _on_back(self) -> None:
+        self.denials.clear()
+        self.up = True
+        _log.info("connected to NATS at %s again", self.shown_url)
+        self._notify()
+
+    async def _on_closed(self) -> None:
+        self.up = False
+
+    def _fail_requests(self, error: BusError) -> None:
+        for future in self._requests.values():
+            if not future.done():
+                future.set_exception(error)
+
+    # --- asking
+
+    def _on_reply(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
+        del reply
+        owner, _, rest = subject[len(self.inbox) + 1 :].partition(b".")
+        receiver = self.receivers.get(owner)
+        if receiver is not None:
+            receiver(rest, payload, headers)
+
+    def _on_answer(self, token: bytes, payload: bytes, headers: bytes | None) -> None:
+        future = self._requests.get(token)
+        if future is not None and not future.done():
+            future.set_result(Answer(payload, headers))
+
+    def new_token(self) -> str:
+        """Return a token that this connection has not used before."""
+        self._tokens += 1
+        return str(self._tokens)
+
+    async def listen(self, handler: Handler) -> Subscription:
+        """Subscribe ``handler`` to an inbox of its own."""
+        return await self.client.listen(self.client.new_inbox(), handler)
+
+    async def request(self, subject: str, payload: bytes, headers: bytes, *, deadline: float) -> Answer:
+        """Send one message and return its answer.
+
+        Raises ConnectionLostError, NoRespondersError, DeniedError, TimeoutError at ``deadline`` (loop time).
+        """
+        if not self.up:
+            raise ConnectionLostError(f"there is no connection to NATS at {self.shown_url}")
+        loop = asyncio.get_running_loop()
+        token = self.new_token()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._requests[token.encode()] = future
+        self.forgive(subject)
+
+        def watch() -> None:
+            words = self.denial(subject)
+            if words is not None and not future.done():
+                future.set_exception(DeniedError(f"NATS at {self.shown_url} does not permit it: {words}"))
+
+        self.watchers.add(watch)
+        try:
+            self.client.write(subject, f"{self.inbox}.r.{token}", headers, payload)
+            self.client.kick()
+            answer = await asyncio.wait_for(future, deadline - loop.time())
+        finally:
+            self.watchers.discard(watch)
+            del self._requests[token.encode()]
+        status = status_of(answer.headers)
+        if status is not None and status.code == _NO_RESPONDERS:
+            raise NoRespondersError(f"nobody answers on {subject} at {self.shown_url}")
+        return answer
+
+    async def api(
+        self, verb: str, body: Mapping[str, object] | None = None, *, timeout_seconds: float = 5
+    ) -> dict[str, Any]:
+        """Return what JetStream's API answers to ``verb``; asked again after a lost connection.
+
+        Raises StreamMissingError, ApiError, DeniedError, NoRespondersError, BusUnreachableError.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        payload = b"" if body is None else json.dumps(body).encode()
+        while True:
+            await self.wait_up(deadline)
+            try:
+                answer = await self.request(f"$JS.API.{verb}", payload, b"", deadline=deadline)
+            except ConnectionLostError:
+                continue
+            except TimeoutError as error:
+                raise BusUnreachableError(
+                    f"JetStream at {self.shown_url} gave no answer to {verb} within {timeout_seconds:g} s"
+                ) from error
+            return _result(json.loads(answer.payload), verb, self.shown_url)
+
+
+def _result(document: dict[str, Any], verb: str, url: str) -> dict[str, Any]:
+    error: dict[str, Any] | None = document.get("error")
+    if error is None:
+        return document
+    code = int(error.get("err_code", 0))
+    words = f"{error.get('description', 'no reason given')} (NATS error {code})"
+    if code == _STREAM_NOT_FOUND:
+        raise StreamMissingError(f"{words}: {verb.rsplit('.', maxsplit=1)[-1]} is not on {url}")
+    raise ApiError(f"{words}, asked for {verb} at {url}", code)
+
+
+def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+    """Return where to try next and after how long: jittered, so that a fleet does not come back all at once."""
+    del info
+    return random.choice(servers), random.uniform(0.1, 0.5)  # noqa: S311 - not a secret
