@@ -4,6 +4,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from enum import IntEnum
 
+from pydantic import ValidationError
+from shardbus_infra.bus.port import BusError, WrongSequenceError
+from shardbus_infra.errors import DataFolderInUseError, InfraError, PortInUseError
+from shardbus_schemas.problems import explain
+
 
 class Exit(IntEnum):
     """Documented exit codes of ``shardbus``."""
@@ -38,3 +43,23 @@ def needs(extra: str) -> Generator[None]:
     except ModuleNotFoundError as error:
         message = f"this needs the package {error.name!r}: install shardbus with its extra, shardbus[{extra}]"
         raise CommandError(message) from error
+
+
+def exit_code_of(error: Exception) -> Exit | None:
+    """Return how a command ends that met ``error``, or ``None`` if no person could have caused it."""
+    match error:
+        case CommandError(code=code):
+            return code
+        case WrongSequenceError() | PortInUseError() | DataFolderInUseError():
+            return Exit.CONFLICT
+        case BusError():
+            return Exit.UNREACHABLE
+        case InfraError() | ValidationError():
+            return Exit.USAGE
+        case _:
+            return None
+
+
+def text_of(error: Exception) -> str:
+    """Return what to tell the person."""
+    return explain(error) if isinstance(error, ValidationError) else str(error)

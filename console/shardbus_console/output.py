@@ -33,7 +33,9 @@ def print_json_line(value: Any) -> None:
     sys.stdout.flush()
 
 
-def print_table(title: str | None, rows: Sequence[Mapping[str, object]], *, right: frozenset[str] = frozenset()) -> None:
+def print_table(
+    title: str | None, rows: Sequence[Mapping[str, object]], *, right: frozenset[str] = frozenset()
+) -> None:
     """Print rows under their keys as headings; ``right`` names the columns that are aligned to the right."""
     if not rows:
         return

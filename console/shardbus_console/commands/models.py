@@ -1,0 +1,101 @@
+"""``shardbus models`` and ``shardbus model add``: what can be placed."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from shardbus_infra.settings import CommonSettings
+from shardbus_schemas import events
+from shardbus_schemas.commands import RegisterModel
+from shardbus_schemas.model_profile import ModelProfile
+
+from shardbus_console.ask import ask
+from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.exits import CommandError, Exit, needs
+from shardbus_console.options import Json, NatsUrl
+from shardbus_console.output import bytes_text, print_json, print_table, say
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(models)
+    group = typer.Typer(help="Show a model, or add one of your own.", no_args_is_help=True, rich_markup_mode=None)
+    group.command()(add)
+    group.command()(show)
+    app.add_typer(group, name="model")
+
+
+def models(
+    search: Annotated[str | None, typer.Argument(help="Only models whose id contains this.")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """List the catalogue: models that can be placed by their id alone."""
+    found = [profile for name, profile in sorted(_catalogue().items()) if search is None or search in name]
+    if json:
+        print_json(found)
+        return
+    print_table(
+        None, [_row(profile) for profile in found], right=frozenset({"parameters", "weights", "KV/token", "layers"})
+    )
+    say(f"{len(found)} models; `shardbus model add PATH` adds one from a config.json or a GGUF file")
+
+
+def show(model_id: Annotated[str, typer.Argument(help="A model of `shardbus models`.")]) -> None:
+    """Print a model's profile as JSON, in the shape of a model file."""
+    from shardbus_schemas.problems import suggest
+
+    known = _catalogue()
+    if model_id not in known:
+        raise CommandError(f"no model is named {model_id!r}{suggest(model_id, list(known))}")
+    print_json(known[model_id].model_dump(mode="json", exclude_defaults=True))
+
+
+def add(
+    path: Annotated[Path, typer.Argument(help="A model's folder, config.json, GGUF file, or model file.")],
+    *,
+    model_id: Annotated[str | None, typer.Option(help="The name to give it. [default: its own]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the profile, register nothing.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 10.0,
+    nats_url: NatsUrl = None,
+    json: Json = False,
+) -> None:
+    """Compute a model's profile from its own files, offline, and register it on the bus."""
+    with needs("placer"):
+        from shardbus_placer.models.importer import import_model
+    profile = import_model(path, model_id=model_id)
+    if not dry_run:
+        settings = settings_for(CommonSettings, nats_url=nats_url)
+        answer = asyncio.run(_register(profile, settings, timeout))
+        if not isinstance(answer, events.ModelRegistered):
+            raise CommandError(f"the placer answered with {type(answer).__name__}", Exit.REFUSED)
+    if json:
+        print_json(profile)
+    else:
+        print_table(None, [_row(profile)], right=frozenset({"parameters", "weights", "KV/token", "layers"}))
+        say("nothing was registered (dry run)" if dry_run else f"{profile.model_id} is registered")
+
+
+async def _register(profile: ModelProfile, settings: CommonSettings, timeout_seconds: float) -> object:
+    async with open_bus(settings) as bus:
+        return await ask(bus, RegisterModel(profile=profile), timeout_seconds=timeout_seconds)
+
+
+def _catalogue() -> dict[str, ModelProfile]:
+    with needs("placer"):
+        from shardbus_placer.models.catalogue import catalogue
+    return dict(catalogue())
+
+
+def _row(profile: ModelProfile) -> dict[str, object]:
+    parameters = profile.parameters
+    return {
+        "model": profile.model_id,
+        "parameters": "?" if parameters is None else f"{parameters / 1e9:.3g}B",
+        "layers": profile.layers,
+        "weights": bytes_text(profile.weight_bytes),
+        "stored as": profile.quantization or profile.dtype or "?",
+        "KV/token": bytes_text(sum(profile.kv_bytes_by_layer(1))),
+        "source": profile.source or "",
+    }

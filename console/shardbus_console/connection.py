@@ -1,0 +1,87 @@
+"""Finding and opening what a command talks to: what it is told, else the servers that ``shardbus up`` runs here."""
+
+import json
+import os
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from shardbus_infra.bus.nats import connect
+from shardbus_infra.bus.port import Bus
+from shardbus_infra.settings import CommonSettings
+
+from shardbus_console.exits import CommandError, Exit, needs
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+SettingsT = TypeVar("SettingsT", bound=CommonSettings)
+
+_FILE = "running.json"
+
+
+def settings_for(kind: type[SettingsT], **flags: object) -> SettingsT:
+    """Return the settings of ``kind``: flags, environment, file; and where those are silent, what runs here."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = kind(**given)
+    found = _running(settings.data_dir)
+    silent = {name: url for name, url in found.items() if name not in settings.model_fields_set}
+    return kind(**given, **silent) if silent else settings
+
+
+def announce(data_dir: Path, urls: Mapping[str, str]) -> Path:
+    """Write where this process' servers are, for other commands of the same user; return the file."""
+    file = data_dir / _FILE
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        json.dump({"pid": os.getpid(), **urls}, opened)
+    return file
+
+
+def _running(data_dir: Path) -> dict[str, str]:
+    try:
+        found: dict[str, object] = json.loads((data_dir / _FILE).read_text())
+        os.kill(int(str(found.pop("pid"))), 0)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}  # nothing runs here, or it is not ours to see
+    return {name: str(url) for name, url in found.items()}
+
+
+@asynccontextmanager
+async def open_bus(settings: CommonSettings) -> AsyncGenerator[Bus]:
+    """Connect to NATS for the length of a command."""
+    bus = await connect(settings.nats_url, name="console")
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@contextmanager
+def open_read_model(settings: CommonSettings) -> "Generator[Connection]":
+    """Connect to Postgres for the length of a command."""
+    with needs("projector"):
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import OperationalError, ProgrammingError
+    engine = create_engine(settings.postgres_url, connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except OperationalError as error:
+        raise CommandError(
+            f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer: "
+            f"{_first_line(error.orig)}. Start it with `shardbus up`, or set SHARDBUS_POSTGRES_URL",
+            Exit.UNREACHABLE,
+        ) from error
+    except ProgrammingError as error:
+        raise CommandError(
+            f"the read model is not there yet ({_first_line(error.orig)}): run `shardbus projector` once",
+            Exit.UNREACHABLE,
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0]

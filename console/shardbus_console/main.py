@@ -1,0 +1,43 @@
+"""The command ``shardbus``."""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from shardbus_console.commands import demo, doctor, fleet, history, models, place, plan, serve
+from shardbus_console.exits import Exit, exit_code_of, text_of
+from shardbus_console.output import say
+
+app = typer.Typer(
+    name="shardbus",
+    help="Place large models on the GPUs you own: proved optimal, explained, replayable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+for group in (demo, serve, place, plan, fleet, models, history, doctor):
+    group.add_to(app)
+
+
+def main() -> NoReturn:
+    """Run one command and exit with a documented code; a person's mistake is one line on stderr."""
+    try:
+        app()
+        code = Exit.DONE
+    except BrokenPipeError:
+        # The reader went away, such as `| head`: that is no error, and nothing more can be said on stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.DONE
+    except KeyboardInterrupt:
+        code = Exit.INTERRUPTED
+    except Exception as error:
+        known = exit_code_of(error)
+        if known is None:
+            raise  # a defect of ours: the traceback is what we need
+        say(f"shardbus: {text_of(error)}")
+        code = known
+    sys.exit(code)

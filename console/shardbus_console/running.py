@@ -1,0 +1,101 @@
+"""Running the processes of shardbus: one, or all in one."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+
+from shardbus_infra.bus.nats import connect
+from shardbus_infra.bus.port import Bus
+from shardbus_infra.bus.streams import reconcile
+from shardbus_infra.observability import configure
+from shardbus_infra.settings import CommonSettings
+
+from shardbus_console.exits import needs
+
+Part = Callable[[Bus, asyncio.Event], Awaitable[None]]
+"""One process' ``run``, with its settings bound: it works until the event is set."""
+
+
+async def run_until_stopped(
+    parts: Mapping[str, Part],
+    settings: CommonSettings,
+    stop: asyncio.Event,
+    *,
+    ready: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run ``parts`` on one event loop until ``stop`` is set or one of them fails; then stop all of them cleanly.
+
+    Each part has its own connection to the bus, as it would in a process of its own.
+    """
+    shutdown = configure(settings, process="+".join(parts))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(shutdown)
+        buses: dict[str, Bus] = {}
+        for name in parts:
+            bus = await connect(settings.nats_url, name=name)
+            stack.push_async_callback(bus.close)
+            if not buses:
+                await reconcile(bus)
+            buses[name] = bus
+        tasks = [asyncio.create_task(_call(part, buses[name], stop), name=name) for name, part in parts.items()]
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            if ready is not None:
+                await ready()
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            stopping.cancel()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+async def _call(part: Part, bus: Bus, stop: asyncio.Event) -> None:
+    await part(bus, stop)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Set ``stop`` on SIGINT and SIGTERM. A second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def begin(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, begin, number)
+
+
+def agent_part(settings: CommonSettings) -> Part:
+    """Return the agent of this node, or of a simulated fleet."""
+    with needs("agent"):
+        from shardbus_agents.process import run
+        from shardbus_agents.settings import AgentSettings
+    assert isinstance(settings, AgentSettings)
+    return lambda bus, stop: run(bus, settings, stop)
+
+
+def projector_part(settings: CommonSettings) -> Part:
+    """Return the projector."""
+    with needs("projector"):
+        from shardbus_eventstore.projector import run
+        from shardbus_eventstore.settings import ProjectorSettings
+    assert isinstance(settings, ProjectorSettings)
+    return lambda bus, stop: run(bus, settings, stop)
+
+
+def placer_part(settings: CommonSettings) -> Part:
+    """Return the placer, with the catalogue, the standard policy and the planner of this version."""
+    with needs("placer"):
+        from shardbus_placer.decider import Knowledge
+        from shardbus_placer.models.catalogue import catalogue
+        from shardbus_placer.planner import plan
+        from shardbus_placer.policy import Policy
+        from shardbus_placer.process import run
+        from shardbus_placer.settings import PlacerSettings
+    assert isinstance(settings, PlacerSettings)
+    knowledge = Knowledge(catalogue(), Policy(), plan)
+    return lambda bus, stop: run(bus, settings, stop, knowledge)
