@@ -5,8 +5,10 @@ three steps must happen in the child, in this order (a change of user clears the
 between fork and exec (``preexec_fn``) may deadlock in a process with threads.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 """From ``linux/prctl.h``."""
@@ -19,31 +21,33 @@ def drop_privileges(uid: int, gid: int) -> None:
     os.setuid(uid)
 
 
-def die_with_owner(owner_pid: int, death_signal: int) -> None:
-    """Have the kernel send this process ``death_signal`` when the thread that started it ends; Linux only."""
-    if sys.platform != "linux":
-        return
-    try:
-        # Imported here: a Python built without libffi has no ctypes, and the pid file still recovers the orphan.
-        import ctypes  # noqa: PLC0415
-    except ImportError:
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-    if os.getppid() != owner_pid:  # it died before we asked
-        sys.exit(1)
+def death_signal_setter() -> Callable[[int], object]:
+    """Return what has the kernel send this process a signal when the thread that started it ends; Linux only."""
+    if sys.platform == "linux":
+        # A Python built without libffi has no ctypes; then the pid file recovers the orphan.
+        with contextlib.suppress(ImportError):
+            import ctypes  # noqa: PLC0415
+
+            prctl = ctypes.CDLL(None).prctl
+            return lambda number: prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    return lambda _: None
 
 
 def main(arguments: list[str]) -> None:
     """Do the three steps; returns never, exits with 126 where the user can not be changed and 127 without command."""
     owner_pid, death_signal, uid, gid = (int(argument) for argument in arguments[:4])
     command = arguments[4:]
+    # Fetched first: the user we become may not be able to read the Python installation.
+    set_death_signal = death_signal_setter()
     try:
         if uid >= 0:
             drop_privileges(uid, gid)
     except OSError as error:
         sys.stderr.write(f"can not run as user {uid}, group {gid}: {error.strerror}\n")
         sys.exit(126)
-    die_with_owner(owner_pid, death_signal)
+    set_death_signal(death_signal)
+    if os.getppid() != owner_pid:  # it died before we asked
+        sys.exit(1)
     try:
         os.execv(command[0], command)  # noqa: S606 -- no shell is wanted
     except OSError as error:

@@ -98,6 +98,7 @@ class EmbeddedNats:
         """Start the server and return when JetStream answers."""
         if self.pid:
             return self
+        self.stop()  # what is left of a server that ended by itself
         binary = find_binary()
         self._folder.open()
         try:

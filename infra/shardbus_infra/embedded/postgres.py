@@ -16,7 +16,7 @@ from typing import Self
 from shardbus_infra.embedded.folder import DataFolder, closed_parent
 from shardbus_infra.embedded.ports import HOST, free_port, is_free, refuse_used
 from shardbus_infra.embedded.postgres_install import PostgresInstall, find_install
-from shardbus_infra.embedded.process import Account, ServerProcess, launch_command, stop_orphan
+from shardbus_infra.embedded.process import Account, ServerProcess, launch_command, stop_left_behind, stop_orphan
 from shardbus_infra.errors import DataFolderError, EmbeddedServerError
 
 USER = "shardbus"
@@ -94,6 +94,7 @@ class EmbeddedPostgres:
         """Start the server, made anew where the folder is empty, and return when it lets clients in."""
         if self.pid:
             return self
+        self.stop()  # what is left of a server that ended by itself
         install = find_install()
         self._folder.open()
         try:
@@ -157,6 +158,7 @@ class EmbeddedPostgres:
         if pid := self._folder.server_pid:
             stop_orphan(pid, marks=("postgres", f"-D {self._cluster} "), polite=signal.SIGINT)
             self._folder.server_pid = None
+        stop_left_behind(self._cluster.resolve())
 
     def _account(self) -> Account | None:
         """Return the user to run as; ``None`` is our own."""
@@ -192,6 +194,7 @@ class EmbeddedPostgres:
     def _initialise(self, install: PostgresInstall, account: Account | None) -> None:
         """Make the cluster beside its place, with a password and our database, then move it there in one step."""
         unfinished = self._folder.path / "data.unfinished"
+        stop_left_behind(unfinished.resolve())
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password_for_initdb = self._folder.path / "password.initdb"
