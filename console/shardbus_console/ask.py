@@ -64,7 +64,7 @@ async def wait_for_answer(
 
     Raises CommandError if the command was buried, or nobody answers in time; then it stays in the queue.
     """
-    watches = [
+    watches: list[asyncio.Task[Answer] | asyncio.Task[events.DeadLettered]] = [
         asyncio.create_task(_answer(bus, is_ours, fleet_start)),
         asyncio.create_task(_burial(bus, command_sequence, dead_start)),
     ]
@@ -73,7 +73,7 @@ async def wait_for_answer(
     finally:
         for watch in watches:
             watch.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+        await asyncio.wait(watches)
     if not done:
         raise CommandError(
             f"no placer answered within {timeout_seconds:g} s. The command stays in the queue and is "

@@ -62,26 +62,16 @@ async def open_bus(settings: CommonSettings) -> AsyncGenerator[Bus]:
 def open_read_model(settings: CommonSettings) -> "Generator[Connection]":
     """Connect to Postgres for the length of a command."""
     with needs("projector"):
-        from sqlalchemy import create_engine
-        from sqlalchemy.exc import OperationalError, ProgrammingError
-    engine = create_engine(settings.postgres_url, connect_args={"connect_timeout": 5})
+        from shardbus_eventstore.errors import EventStoreError
+        from shardbus_eventstore.read_model.database import failures_explained, open_engine
+        from sqlalchemy.exc import ProgrammingError
     try:
-        with engine.connect() as connection:
+        engine = open_engine(settings.postgres_url, application_name="shardbus console")
+        with failures_explained(engine), engine.connect() as connection:
             yield connection
-    except OperationalError as error:
-        raise CommandError(
-            f"Postgres at {engine.url.render_as_string(hide_password=True)} does not answer: "
-            f"{_first_line(error.orig)}. Start it with `shardbus up`, or set SHARDBUS_POSTGRES_URL",
-            Exit.UNREACHABLE,
-        ) from error
     except ProgrammingError as error:
         raise CommandError(
-            f"the read model is not there yet ({_first_line(error.orig)}): run `shardbus projector` once",
-            Exit.UNREACHABLE,
+            "the read model is not there yet: run `shardbus projector` once", Exit.UNREACHABLE
         ) from error
-    finally:
-        engine.dispose()
-
-
-def _first_line(error: BaseException | None) -> str:
-    return str(error).strip().partition("\n")[0]
+    except EventStoreError as error:
+        raise CommandError(str(error), Exit.UNREACHABLE) from error

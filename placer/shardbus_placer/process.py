@@ -7,14 +7,13 @@ import time
 from datetime import UTC, datetime
 from typing import cast
 
-from opentelemetry import trace
 from shardbus_eventstore.live import LiveState
 from shardbus_infra.bus.dead_letters import bury
 from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, Stored, WorkItem, WrongSequenceError
 from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
-from shardbus_infra.observability import extract, metrics, tracer
+from shardbus_infra.observability import following, metrics
 from shardbus_schemas import commands, events
 from shardbus_schemas.registry import Received, UnreadableMessageError
 
@@ -93,10 +92,7 @@ class Placer:
                 await self._bury(item, "placer_failed", reason)
 
     async def _answer(self, received: Received[commands.Command], item: WorkItem) -> None:
-        context = extract(dict(item.stored.headers))
-        with tracer().start_as_current_span(
-            f"answer {received.envelope.type}", context=context, kind=trace.SpanKind.CONSUMER
-        ) as span:
+        with following(f"answer {received.envelope.type}", item.stored.headers) as span:
             span.set_attribute("shardbus.command_id", command_id_of(received))
             answer = await self._decide_and_append(received)
             if answer is not None:
@@ -161,7 +157,7 @@ class Placer:
                 log.warning("the bus does not answer, will try again: %s", error)
                 await asyncio.sleep(delay)
                 delay = min(5, delay * 2)
-        metrics.dead_letters.add(1, {"stream": COMMANDS, "code": code})
+        metrics.buried(stream=COMMANDS, code=code)
         await _acknowledge(item)
 
 
@@ -183,14 +179,14 @@ async def _acknowledge(item: WorkItem) -> None:
 def _report(answer: events.FleetEvent, seconds: float) -> None:
     match answer:
         case events.InstancePlaced() | events.PlacementPreviewed():
-            metrics.placement_seconds.record(seconds, {"strategy": answer.plan.strategy})
+            metrics.placed(seconds, strategy=answer.plan.strategy)
             log.info("answered %s: placed %s by %s", answer.command_id, answer.plan.model_id, answer.plan.strategy)
         case events.PlacementRejected():
-            metrics.placement_seconds.record(seconds, {"strategy": answer.result.strategy})
-            metrics.refusals.add(1, {"code": answer.result.refusal.code})
+            metrics.placed(seconds, strategy=answer.result.strategy)
+            metrics.refused(code=answer.result.refusal.code)
             log.info("answered %s: refused, %s", answer.command_id, answer.result.refusal.message)
         case events.CommandRejected():
-            metrics.refusals.add(1, {"code": answer.code})
+            metrics.refused(code=answer.code)
             log.info("answered %s: refused, %s", answer.command_id, answer.message)
         case _:
             log.info("answered with %s", type(answer).__name__)

@@ -140,5 +140,3 @@ def _read_model(settings: CommonSettings) -> Iterator[Finding]:
         age = (now - checkpoint.updated_at).total_seconds()
         found = f"at {checkpoint.sequence}, moved {age:.0f} s ago"
         yield Finding(f"read model of {checkpoint.stream}", "ok", found)
-
-

@@ -9,6 +9,7 @@ from shardbus_infra.files.model_file import read_model
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas import commands, events
 from shardbus_schemas.commands import Command
+from shardbus_schemas.ids import InstanceId
 
 from shardbus_console.ask import Answer, ask
 from shardbus_console.connection import open_bus, settings_for
@@ -72,7 +73,7 @@ def delete(
 ) -> None:
     """Delete an instance: its memory is free for others."""
     settings = settings_for(CommonSettings, nats_url=nats_url)
-    answer = asyncio.run(_send(commands.Delete(instance_id=instance_id, reason=reason), settings, timeout))
+    answer = asyncio.run(_send(commands.Delete(instance_id=InstanceId(instance_id), reason=reason), settings, timeout))
     if json:
         print_json(answer)
     if not isinstance(answer, events.InstanceDeleted):

@@ -1,33 +1,19 @@
 """given(events) . when(command) . then(event)."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
-from shardbus_placer.decider import Knowledge, decide, instance_id_of
-from shardbus_placer.policy import Policy
+from shardbus_placer.decider import decide, instance_id_of
 from shardbus_schemas import commands, events
-from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
-from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import (
-    ObjectiveValue,
-    Placed,
-    PlacementRequest,
-    Prediction,
-    Refusal,
-    Refused,
-    SolverReport,
-    Stage,
-)
 from shardbus_schemas.registry import Received
+from support.placing import KNOWLEDGE, TINY, attic
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
-TINY = ModelProfile(model_id="tiny", layers=4, layer_bytes=1000)
 
 
 def received(message: FrozenModel, sequence: int = 1, stream: str = "FLEET", **more: Any) -> Received[Any]:
@@ -37,38 +23,6 @@ def received(message: FrozenModel, sequence: int = 1, stream: str = "FLEET", **m
 
 def given(*told: FrozenModel) -> FleetState:
     return fold(FleetState(), [received(message, sequence) for sequence, message in enumerate(told, 1)])
-
-
-def attic() -> Sequence[FrozenModel]:
-    return (
-        events.NodeJoined(node_id="attic", boot_id="b", heartbeat_seconds=10),
-        events.DeviceRegistered(
-            node_id="attic", device=DeviceFacts(device_id="cuda:0", backend="cuda", memory_total_bytes=10_000)
-        ),
-    )
-
-
-def whole_model_on_the_first_device(
-    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy
-) -> Placed | Refused:
-    """A planner of one rule: everything on the first device, if it is free."""
-    key, _, device = next(iter(fleet.devices()))
-    if device.memory_reserved_bytes:
-        refusal = Refusal(code="insufficient_memory", message="taken")
-        return Refused(model_id=model.model_id, strategy="greedy", strategy_reason="test", refusal=refusal)
-    stage = Stage(devices=(key,), start_layer=0, end_layer=model.layers, memory_bytes={key: 4000}, seconds=1)
-    return Placed(
-        model_id=model.model_id,
-        strategy="greedy",
-        strategy_reason="test",
-        stages=(stage,),
-        objective=ObjectiveValue(name=request.objective, value=1, unit="seconds"),
-        predicted=Prediction(seconds_per_token=1, tokens_per_second=1),
-        solver=SolverReport(name="greedy", status="feasible", seconds=0),
-    )
-
-
-KNOWLEDGE = Knowledge({"tiny": TINY}, Policy(), whole_model_on_the_first_device)
 
 
 def when(command: commands.Command, state: FleetState, **more: Any) -> events.FleetEvent | None:

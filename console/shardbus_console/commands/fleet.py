@@ -1,0 +1,155 @@
+"""``shardbus devices``, ``links`` and ``instances``: what the read model says is there."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from shardbus_infra.settings import CommonSettings
+from shardbus_schemas.fleet import Fleet, FleetDevice
+from shardbus_schemas.placement import Placed
+
+from shardbus_console.connection import open_read_model, settings_for
+from shardbus_console.exits import CommandError, Exit
+from shardbus_console.options import Json, PostgresUrl
+from shardbus_console.output import bytes_text, print_json, print_table, rate_text, say, seconds_text
+from shardbus_console.placement_view import print_result
+
+_RIGHT = frozenset({"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age"})
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (devices, links, instances):
+        app.command()(command)
+
+
+def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
+    """List every device of the fleet: what it is, how busy, how hot, and whether it can be used."""
+    fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
+    if json:
+        print_json([{"node_id": node.node_id, **_plain(device)} for _, node, device in fleet.devices()])
+        return
+    print_devices(fleet)
+
+
+def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
+    """List the measured links between nodes, each in its direction."""
+    fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
+    if json:
+        print_json(fleet.links)
+        return
+    rows = [
+        {
+            "from": link.from_node,
+            "to": link.to_node,
+            "bandwidth": rate_text(link.bandwidth_bytes_per_second),
+            "latency": seconds_text(link.latency_seconds),
+        }
+        for link in fleet.links
+    ]
+    print_table(None, rows, right=_RIGHT)
+    if not rows:
+        say("no link was measured yet")
+
+
+def instances(
+    instance_id: Annotated[str | None, typer.Argument(help="Show this one's whole plan.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Deleted and lost ones too.")] = False,
+    postgres_url: PostgresUrl = None,
+    json: Json = False,
+) -> None:
+    """List the placed models, or show one with its plan and the reasons for it."""
+    from shardbus_eventstore.read_model import queries
+
+    with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
+        found = queries.instances(connection)
+    if instance_id is not None:
+        chosen = next((instance for instance in found if instance.instance_id == instance_id), None)
+        if chosen is None:
+            raise CommandError(
+                f"no instance is named {instance_id!r}; `shardbus instances --all` lists them", Exit.FAILED
+            )
+        if json:
+            print_json({"instance_id": instance_id, "status": chosen.status, "plan": chosen.plan})
+        else:
+            print_result(chosen.plan, heading=f"{instance_id} ({chosen.status})")
+        return
+    shown = [instance for instance in found if everything or instance.status == "placed"]
+    if json:
+        print_json(
+            [
+                {
+                    "instance_id": i.instance_id,
+                    "status": i.status,
+                    "created_at": i.created_at.isoformat(),
+                    "plan": i.plan,
+                }
+                for i in shown
+            ]
+        )
+        return
+    rows = [
+        {
+            "instance": instance.instance_id,
+            "status": instance.status,
+            "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
+            "on": ", ".join(
+                f"{'+'.join(stage.devices)} [{stage.start_layer}-{stage.end_layer - 1}]"
+                for stage in instance.plan.stages
+            ),
+            "tokens/s": f"{instance.plan.predicted.tokens_per_second:.1f}",
+        }
+        for instance in shown
+    ]
+    print_table(None, rows, right=frozenset({"tokens/s"}))
+    if not rows:
+        say("nothing is placed; try `shardbus place llama-3.1-8b`")
+
+
+def read_fleet_of(settings: CommonSettings) -> Fleet:
+    """Return the fleet as Postgres has it now."""
+    from shardbus_eventstore.read_model import queries
+
+    with open_read_model(settings) as connection:
+        return queries.fleet(connection, datetime.now(UTC))
+
+
+def read_plan(settings: CommonSettings, instance_id: str) -> Placed | None:
+    """Return one instance's plan as Postgres has it, or ``None`` if it is not there (yet)."""
+    from shardbus_eventstore.read_model import queries
+
+    with open_read_model(settings) as connection:
+        found = [instance for instance in queries.instances(connection) if instance.instance_id == instance_id]
+    return found[0].plan if found else None
+
+
+def print_devices(fleet: Fleet) -> None:
+    """Print a row for each device."""
+    print_table(None, [_row(key, device) for key, _, device in fleet.devices()], right=_RIGHT)
+    if not any(True for _ in fleet.devices()):
+        say("no device has reported yet; `shardbus agent` reports this node's")
+
+
+def _row(key: str, device: FleetDevice) -> dict[str, object]:
+    flops = device.peak_flops.get("float16")
+    busy, heat = device.compute_utilization_percent, device.thermal_temperature_c
+    state = "throttling" if device.status == "ok" and device.is_thermal_throttling else device.status
+    if device.is_plugged_in is False and device.battery_percent is not None:
+        state += f", battery {device.battery_percent:.0f} %"
+    return {
+        "device": key,
+        "name": device.name or "?",
+        "memory": bytes_text(device.memory_total_bytes),
+        "used": bytes_text(device.memory_used_bytes),
+        "reserved": bytes_text(device.memory_reserved_bytes) if device.memory_reserved_bytes else "",
+        "bandwidth": rate_text(device.memory_bandwidth_bytes_per_second),
+        "FP16": "?" if flops is None else f"{flops / 1e12:.3g} T",
+        "busy": "?" if busy is None else f"{busy:.0f} %",
+        "°C": "?" if heat is None else f"{heat:.0f}",
+        "status": state,
+    }
+
+
+def _plain(device: FleetDevice) -> dict[str, object]:
+    return device.model_dump(mode="json", by_alias=True)
