@@ -210,7 +210,7 @@ class DeadLettered(FrozenModel):
     TYPE: ClassVar[str] = "DeadLettered"
     VERSION: ClassVar[int] = 1
 
-    stream: str
+    stream: Annotated[str, Field(min_length=1)]
     sequence: Annotated[int, Field(ge=1)]
     subject: str
     code: str

@@ -1,6 +1,7 @@
 """Real NATS and Postgres containers, by testcontainers. Without Docker these tests are skipped, and say why.
 
-SHARDBUS_REQUIRE_DOCKER=1 turns the skip into a failure. Other images: SHARDBUS_TEST_NATS_IMAGE, SHARDBUS_TEST_POSTGRES_IMAGE.
+SHARDBUS_REQUIRE_DOCKER=1 turns the skip into a failure. SHARDBUS_TEST_NATS_IMAGE and SHARDBUS_TEST_POSTGRES_IMAGE
+name other images.
 """
 
 import os
