@@ -115,7 +115,8 @@ class Agent:
         return self._announce(left, at)
 
     def _departures(self, snapshot: Snapshot, at: datetime) -> Iterator[Announcement]:
-        gone = dict.fromkeys(self._registered.keys() - snapshot.devices.keys(), "it is not there any more")
+        missing = [device_id for device_id in self._registered if device_id not in snapshot.devices]
+        gone = dict.fromkeys(missing, "it is not there any more")
         for device_id, reason in {**gone, **snapshot.problems}.items():
             self._registered.pop(device_id, None)
             self._published.pop(device_id, None)

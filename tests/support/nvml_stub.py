@@ -1,0 +1,38 @@
+"""A driver library compiled for tests, whose every answer is a line in a file."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).with_name("nvml_stub.c")
+
+
+def build_stub(folder: Path, *defines: str) -> Path:
+    """Return the compiled library, named as the driver's is; skips the test where there is no C compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (gcc or cc) to build the driver stub with")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "libnvidia-ml.so.1"
+    options = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
+    command = [compiler, *options, *(f"-D{name}" for name in defines), "-o", str(library), str(SOURCE)]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+class StubState:
+    """The file that the stub reads at each call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Path = path
+        self._values: dict[str, str | int] = {}
+        self.set()
+
+    def set(self, **values: str | int) -> None:
+        """Set what ``count``, ``init`` or ``gpu0_lost`` says; the file is replaced whole."""
+        self._values |= {name.removeprefix("gpu").replace("_", ".", 1): value for name, value in values.items()}
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(f"{name} {value}\n" for name, value in self._values.items()))
+        new.replace(self.path)

@@ -1,0 +1,38 @@
+"""A bus in memory that can be taken away, for tests of whoever has to bear that."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shardbus_infra.bus.memory import MemoryBus
+from shardbus_infra.bus.port import Appended, AppendTimeoutError, BusUnreachableError, ExpectedLast, Outgoing
+from shardbus_infra.bus.receive import receive
+from typing_extensions import override
+
+
+class UnreliableBus(MemoryBus):
+    """``away`` refuses every message; ``lose_acknowledgements`` stores the next ones, and says that it did not."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.away: bool = False
+        self.lose_acknowledgements: int = 0
+        self.before_append: Callable[[Outgoing], None] = lambda _: None
+        self.attempts: int = 0
+
+    @override
+    async def append(
+        self, message: Outgoing, *, expected: ExpectedLast | None = None, timeout_seconds: float = 5
+    ) -> Appended:
+        self.attempts += 1
+        self.before_append(message)
+        if self.away:
+            raise BusUnreachableError("the test took the bus away")
+        appended = await super().append(message, expected=expected, timeout_seconds=timeout_seconds)
+        if self.lose_acknowledgements:
+            self.lose_acknowledgements -= 1
+            raise AppendTimeoutError("the test lost the acknowledgement")
+        return appended
+
+    def said(self, stream: str) -> Sequence[Any]:
+        """Return the messages of a stream, in order."""
+        return [receive(stored).message for stored in self.server.log(stream).messages]

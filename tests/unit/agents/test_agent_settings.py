@@ -1,0 +1,53 @@
+import platform
+from pathlib import Path
+
+import pytest
+from shardbus_agents.settings import AgentSettings
+from shardbus_infra.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_an_agent_speaks_for_this_host_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AgentSettings().node_id == platform.node()
+    monkeypatch.setenv("SHARDBUS_NODE_ID", "attic")
+    assert AgentSettings().node_id == "attic"
+
+
+@pytest.mark.parametrize("name", ["a/b", "", " attic", "x" * 201, "tab\there"])
+def test_a_bad_node_id_is_refused_with_what_a_good_one_is(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"node_id: a node id is text of 1 to 200 characters, without '/'"):
+        AgentSettings(node_id=name)
+
+
+def test_backends_are_all_or_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert AgentSettings().backends == "auto"
+    monkeypatch.setenv("SHARDBUS_BACKENDS", '["psutil", "mlx"]')
+    assert AgentSettings().backends == ("psutil", "mlx")
+    monkeypatch.setenv("SHARDBUS_BACKENDS", '["cudaa"]')
+    with pytest.raises(SettingsError, match="SHARDBUS_BACKENDS"):
+        AgentSettings()
+
+
+def test_thresholds_and_pace_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDBUS_TEMPERATURE_THRESHOLD_C", "2.5")
+    pace = AgentSettings(sample_interval_seconds=1, heartbeat_seconds=30).pace
+    assert (pace.sample_interval_seconds, pace.heartbeat_seconds) == (1, 30)
+    assert pace.thresholds.temperature_c == 2.5
+    assert pace.thresholds.utilization_points == 10
+
+
+def test_the_agents_section_of_the_settings_file_counts(tmp_path: Path) -> None:
+    (tmp_path / "shardbus.toml").write_text('[agent]\nnode_id = "cellar"\nlabels = {site = "home"}\n')
+    settings = AgentSettings()
+    assert (settings.node_id, settings.labels) == ("cellar", {"site": "home"})
+
+
+def test_a_fleet_file_to_play_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDBUS_SIMULATE", "fleet.json")
+    monkeypatch.setenv("SHARDBUS_SIMULATE_SEED", "7")
+    settings = AgentSettings()
+    assert (settings.simulate, settings.simulate_seed) == (Path("fleet.json"), 7)

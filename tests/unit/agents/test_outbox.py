@@ -1,0 +1,192 @@
+import asyncio
+from typing import Any
+
+import pytest
+from shardbus_agents.agent import Announcement
+from shardbus_agents.outbox import Outbox
+from shardbus_infra.bus.port import AppendTimeoutError, BusUnreachableError, Outgoing
+from shardbus_infra.bus.receive import receive
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
+from shardbus_schemas.events import (
+    DeviceGPUStateUpdated,
+    DeviceLost,
+    DeviceRegistered,
+    GPUBandwidthMeasured,
+    NodeJoined,
+    NodeLeft,
+)
+from shardbus_schemas.ids import BootId, NodeId
+from support.readings import NODE, START, after, facts, state
+from support.unreliable_bus import UnreliableBus
+
+BOOT = BootId("boot-1")
+JOINED = Announcement(NodeJoined(node_id=NODE, boot_id=BOOT, heartbeat_seconds=10), "e-joined", START)
+LEFT = Announcement(NodeLeft(node_id=NODE, boot_id=BOOT), "e-left", after(99))
+
+
+def registered(device_id: str, event_id: str = "") -> Announcement:
+    message = DeviceRegistered(node_id=NODE, device=facts(device_id))
+    return Announcement(message, event_id or f"e-registered-{device_id}", START)
+
+
+def lost(device_id: str, event_id: str = "") -> Announcement:
+    message = DeviceLost(node_id=NODE, device_id=device_id, reason="gone")
+    return Announcement(message, event_id or f"e-lost-{device_id}", START)
+
+
+def readings(tick: int, *states: Any, heartbeat: bool = False) -> Announcement:
+    message = DeviceGPUStateUpdated(node_id=NODE, boot_id=BOOT, tick=tick, heartbeat=heartbeat, states=states)
+    return Announcement(message, f"e-{tick}", after(2 * tick))
+
+
+def link(to_node: str, rate: float) -> Announcement:
+    message = GPUBandwidthMeasured(
+        **{"from": NODE, "to": NodeId(to_node)},
+        bandwidth_bytes_per_second=rate,
+        latency_seconds=0,
+        measured_at=START,
+    )
+    return Announcement(message, f"e-link-{to_node}-{rate}", START)
+
+
+def outbox(*announcements: Announcement, capacity: int = 100) -> Outbox:
+    box = Outbox("agent/attic", capacity=capacity)
+    for announcement in announcements:
+        box.add(announcement)
+    return box
+
+
+def test_lifecycle_is_acknowledged_before_any_reading_goes_out() -> None:
+    order: list[str] = []
+    bus = UnreliableBus()
+    bus.before_append = lambda message: order.append(message.subject.split(".")[2])
+    box = outbox(readings(0, state("a")), link("desk", 1), JOINED, registered("a"))
+    asyncio.run(box.flush(bus))
+    assert order == ["event", "event", "telemetry", "link"]
+    assert box.is_empty
+
+
+def test_what_the_bus_does_not_take_stays_and_keeps_its_order_and_its_time() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        bus.away = True
+        box = outbox(JOINED, registered("a"), lost("a"), registered("a", "e-again"))
+        with pytest.raises(BusUnreachableError):
+            await box.flush(bus)
+        assert len(box) == 4
+        bus.away = False
+        await box.flush(bus)
+        stored = [receive(message) for message in bus.server.log(FLEET).messages]
+        assert [each.envelope.event_id for each in stored] == ["e-joined", "e-registered-a", "e-lost-a", "e-again"]
+        assert {each.envelope.occurred_at for each in stored} == {START}
+        assert {each.envelope.source for each in stored} == {"agent/attic"}
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_acknowledgement_doubles_no_lifecycle_event() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        bus.lose_acknowledgements = 1
+        box = outbox(JOINED, registered("a"))
+        with pytest.raises(AppendTimeoutError):
+            await box.flush(bus)
+        await box.flush(bus)
+        assert [type(message) for message in bus.said(FLEET)] == [NodeJoined, DeviceRegistered]
+
+    asyncio.run(scenario())
+
+
+def test_of_readings_that_wait_each_devices_latest_is_sent_in_one_message() -> None:
+    bus = UnreliableBus()
+    box = outbox(
+        readings(0, state("a", compute_utilization_percent=1), state("b"), heartbeat=True),
+        readings(1, state("a", compute_utilization_percent=50)),
+        readings(2, state("c")),
+    )
+    assert len(box) == 1
+    asyncio.run(box.flush(bus))
+    assert bus.said(TELEMETRY) == [
+        DeviceGPUStateUpdated(
+            node_id=NODE,
+            boot_id=BOOT,
+            tick=2,
+            heartbeat=True,
+            states=(state("a", compute_utilization_percent=50), state("b"), state("c")),
+        )
+    ]
+
+
+def test_readings_that_come_while_others_are_on_their_way_are_sent_too() -> None:
+    bus = UnreliableBus()
+    box = outbox(readings(0, state("a")))
+    newer = [readings(1, state("a", compute_utilization_percent=80))]
+
+    def meanwhile(_: Outgoing) -> None:
+        if newer:
+            box.add(newer.pop())
+
+    bus.before_append = meanwhile
+    asyncio.run(box.flush(bus))
+    assert [message.tick for message in bus.said(TELEMETRY)] == [0, 1]
+    assert box.is_empty
+
+
+def test_a_device_registered_while_readings_go_out_is_stored_before_its_own_readings() -> None:
+    order: list[str] = []
+    box = outbox(readings(0, state("a")))
+    later = [registered("b"), readings(1, state("b"))]
+    bus = UnreliableBus()
+
+    def meanwhile(message: Outgoing) -> None:
+        order.append(message.headers["ce-id"])
+        while later:
+            box.add(later.pop(0))
+
+    bus.before_append = meanwhile
+    asyncio.run(box.flush(bus))
+    assert order == ["e-0", "e-registered-b", "e-1"]
+
+
+def test_readings_of_a_device_that_is_lost_are_forgotten() -> None:
+    bus = UnreliableBus()
+    asyncio.run(outbox(readings(0, state("a"), state("b")), lost("a")).flush(bus))
+    (update,) = bus.said(TELEMETRY)
+    assert [told.device_id for told in update.states] == ["b"]
+
+
+def test_a_node_that_leaves_says_nothing_more_of_its_devices() -> None:
+    bus = UnreliableBus()
+    asyncio.run(outbox(JOINED, readings(0, state("a")), link("desk", 1), LEFT).flush(bus))
+    assert bus.said(TELEMETRY) == []
+    assert [type(message) for message in bus.said(FLEET)] == [NodeJoined, NodeLeft]
+
+
+def test_of_a_link_only_the_latest_figures_are_sent() -> None:
+    bus = UnreliableBus()
+    asyncio.run(outbox(link("desk", 1), link("cellar", 5), link("desk", 2)).flush(bus))
+    told = [(message.to_node, message.bandwidth_bytes_per_second) for message in bus.said(TELEMETRY)]
+    assert told == [("desk", 2), ("cellar", 5)]
+
+
+def test_beyond_its_bound_a_devices_older_events_give_way_to_its_newest() -> None:
+    bus = UnreliableBus()
+    flapping = [
+        event
+        for index in range(50)
+        for event in (lost("a", f"e-lost-{index}"), registered("a", f"e-registered-{index}"))
+    ]
+    box = outbox(JOINED, registered("a"), registered("b"), *flapping, capacity=10)
+    assert len(box) == 10
+    asyncio.run(box.flush(bus))
+    said = bus.said(FLEET)
+    assert said[0] == JOINED.message
+    assert registered("b").message in said
+    assert said[-1] == registered("a").message
+
+
+def test_beyond_its_bound_the_last_word_on_each_device_is_still_kept() -> None:
+    bus = UnreliableBus()
+    devices = [registered(f"gpu-{index}") for index in range(20)]
+    asyncio.run(outbox(JOINED, *devices, capacity=5).flush(bus))
+    assert bus.said(FLEET) == [JOINED.message, *(device.message for device in devices)]
