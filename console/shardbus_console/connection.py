@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.settings import CommonSettings
 
@@ -51,6 +50,8 @@ def _running(data_dir: Path) -> dict[str, str]:
 @asynccontextmanager
 async def open_bus(settings: CommonSettings) -> AsyncGenerator[Bus]:
     """Connect to NATS for the length of a command."""
+    from shardbus_infra.bus.nats import connect
+
     bus = await connect(settings.nats_url, name="console")
     try:
         yield bus

@@ -21,6 +21,12 @@ def say(text: str) -> None:
     messages.print(text, markup=False)
 
 
+def heading(text: str) -> None:
+    """Print a heading on stdout, after an empty line."""
+    data.print()
+    data.print(text, style="bold", markup=False, soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print ``value`` as indented JSON on stdout."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)

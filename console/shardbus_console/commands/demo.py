@@ -2,39 +2,20 @@
 
 import asyncio
 import contextlib
-import json
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import nats
 import typer
-from shardbus_infra.bus.port import Bus
-from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET
 from shardbus_infra.settings import CommonSettings
-from shardbus_schemas import events, subjects
-from shardbus_schemas.fleet import Fleet
+from shardbus_schemas import subjects
 
-from shardbus_console.ask import Answer, wait_for_answer
-from shardbus_console.commands.fleet import print_devices, read_fleet_of, read_plan
 from shardbus_console.commands.serve import all_parts, start_servers
-from shardbus_console.connection import open_bus
-from shardbus_console.exits import CommandError, Exit
-from shardbus_console.output import data, messages
-from shardbus_console.placement_view import print_result
-from shardbus_console.running import Part, run_until_stopped
+from shardbus_console.output import data, heading, messages
 
 FLEET_FILE = files("shardbus_console") / "data" / "demo_fleet.yaml"
-
-FoundT = TypeVar("FoundT")
-
-_PLACED = "llama-3.3-70b-4bit"
-_TOO_LARGE = "deepseek-r1"
-_DEADLINE_SECONDS = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,22 +25,24 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     *,
-    model: Annotated[str, typer.Option(help="What to place.")] = _PLACED,
+    model: Annotated[str, typer.Option(help="What to place.")] = "llama-3.3-70b-4bit",
     seed: Annotated[int, typer.Option(help="The simulation's seed.")] = 7,
 ) -> None:
     """Show the whole pipeline: real servers, this machine and a simulated fleet, a placement, a refusal."""
+    from shardbus_console.demonstration import show
+
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="shardbus-demo-") as folder, contextlib.ExitStack() as stack:
         # The servers may run as another user (Postgres refuses root), who must reach the folder.
         Path(folder).chmod(0o711)
-        _heading("1. The servers: NATS JetStream and Postgres, embedded, on loopback")
+        heading("1. The servers: NATS JetStream and Postgres, embedded, on loopback")
         with messages.status("starting both"):
             urls = start_servers(CommonSettings(data_dir=Path(folder)), stack)
         data.print(f"NATS at {urls['nats_url']}, Postgres beside it; their data goes when the demo ends", markup=False)
         fleet_file = stack.enter_context(as_file(FLEET_FILE))
         flags = {"data_dir": Path(folder), **urls}
-        asyncio.run(_show(all_parts(flags, fleet_file, seed), CommonSettings(**flags), model))
-    _heading(f"Done in {time.monotonic() - started:.0f} s. What to try next")
+        asyncio.run(show(all_parts(flags, fleet_file, seed), CommonSettings(**flags), fleet_file, model))
+    heading(f"Done in {time.monotonic() - started:.0f} s. What to try next")
     for line in (
         "shardbus up                        everything stays, until Ctrl-C; then in another terminal:",
         "shardbus devices                   the fleet, read from Postgres",
@@ -68,92 +51,3 @@ def demo(
         f'nats pub {subjects.command("place")} \'{{"model_id": "llama-3.1-8b"}}\'      the same, from any NATS client',
     ):
         data.print("  " + line, markup=False, soft_wrap=True)
-
-
-async def _show(parts: Mapping[str, Part], settings: CommonSettings, model: str) -> None:
-    _heading("2. The processes: two agents (this machine, and a simulated fleet), a projector, a placer")
-    async with _running(parts, settings), open_bus(settings) as bus:
-        fleet = await _wait_for_fleet(settings)
-        print_devices(fleet)
-        _heading(f"3. A placement command, published as a plain NATS message: {model}")
-        await _place(bus, settings, {"model_id": model})
-        _heading(f"4. A request that cannot fit: {_TOO_LARGE}")
-        await _place(bus, settings, {"model_id": _TOO_LARGE})
-
-
-@asynccontextmanager
-async def _running(parts: Mapping[str, Part], settings: CommonSettings) -> AsyncGenerator[None]:
-    """Run ``parts`` meanwhile, and let their errors out."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(run_until_stopped(parts, settings, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
-
-
-async def _wait_for_fleet(settings: CommonSettings) -> Fleet:
-    """Return the fleet as Postgres has it, once every device of the fleet file has reported."""
-    from shardbus_infra.files.fleet_file import parse_fleet
-
-    expected = {key for key, _, _ in parse_fleet(FLEET_FILE.read_text(), name="the demo's fleet").devices()}
-
-    def arrived(fleet: Fleet) -> bool:
-        here = {key for key, _, device in fleet.devices() if device.last_update is not None}
-        return expected < here  # and this machine's own
-
-    with messages.status("waiting for the agents' first readings to reach Postgres"):
-        return await _until(lambda: read_fleet_of(settings), arrived, "the agents' first readings")
-
-
-async def _place(bus: Bus, settings: CommonSettings, payload: Mapping[str, object]) -> None:
-    """Publish ``payload`` as any NATS client would, with no header at all, and show what comes of it."""
-    subject, text = subjects.command("place"), json.dumps(payload)
-    fleet_start = (await bus.info(FLEET)).last_sequence + 1
-    dead_start = (await bus.info(DEAD)).last_sequence + 1
-    data.print(f"nats pub {subject} '{text}'", style="bold cyan", markup=False, soft_wrap=True)
-    client = await nats.connect(settings.nats_url)
-    try:
-        stored = await client.jetstream().publish(subject, text.encode())
-    finally:
-        await client.close()
-    answer = await wait_for_answer(
-        bus,
-        # A message without headers is named after its place in the stream.
-        lambda command_id: command_id.startswith(f"{COMMANDS}:{stored.seq}@"),
-        command_sequence=stored.seq,
-        fleet_start=fleet_start,
-        dead_start=dead_start,
-        timeout_seconds=_DEADLINE_SECONDS,
-    )
-    await _show_answer(answer, settings)
-
-
-async def _show_answer(answer: Answer, settings: CommonSettings) -> None:
-    match answer:
-        case events.InstancePlaced(instance_id=instance_id):
-            plan = await _until(lambda: read_plan(settings, instance_id), lambda plan: plan is not None, "the instance")
-            assert plan is not None
-            print_result(plan, heading=f"read back from Postgres: instance {instance_id}", left_out=False)
-        case events.PlacementRejected(result=result):
-            print_result(result)
-        case _:
-            raise CommandError(f"the placer answered with {type(answer).__name__}", Exit.FAILED)
-
-
-async def _until(read: Callable[[], FoundT], good: Callable[[FoundT], bool], what: str) -> FoundT:
-    """Return what ``read`` finds as soon as it is ``good``; raise CommandError when the deadline passes."""
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while True:
-        found = await asyncio.to_thread(read)
-        if good(found):
-            return found
-        if time.monotonic() > deadline:
-            raise CommandError(f"{what} did not reach Postgres within {_DEADLINE_SECONDS:g} s", Exit.FAILED)
-        await asyncio.sleep(0.1)
-
-
-def _heading(text: str) -> None:
-    data.print()
-    data.print(text, style="bold", markup=False, soft_wrap=True)

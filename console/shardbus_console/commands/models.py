@@ -10,7 +10,6 @@ from shardbus_schemas import events
 from shardbus_schemas.commands import RegisterModel
 from shardbus_schemas.model_profile import ModelProfile
 
-from shardbus_console.ask import ask
 from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit, needs
 from shardbus_console.options import Json, NatsUrl
@@ -78,6 +77,8 @@ def add(
 
 
 async def _register(profile: ModelProfile, settings: CommonSettings, timeout_seconds: float) -> object:
+    from shardbus_console.ask import ask
+
     async with open_bus(settings) as bus:
         return await ask(bus, RegisterModel(profile=profile), timeout_seconds=timeout_seconds)
 

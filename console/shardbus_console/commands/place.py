@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from shardbus_infra.files.model_file import read_model
@@ -11,13 +11,15 @@ from shardbus_schemas import commands, events
 from shardbus_schemas.commands import Command
 from shardbus_schemas.ids import InstanceId
 
-from shardbus_console.ask import Answer, ask
 from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit
 from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import print_json, say
 from shardbus_console.placement_view import print_result
 from shardbus_console.request_options import place_command, request_options
+
+if TYPE_CHECKING:
+    from shardbus_console.ask import Answer
 
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")]
 ModelFile = Annotated[
@@ -89,12 +91,14 @@ def which_model(model_id: str | None, file: Path | None) -> dict[str, object]:
     return {"model_id": model_id} if file is None else {"model": read_model(file)}
 
 
-async def _send(command: Command, settings: CommonSettings, timeout_seconds: float) -> Answer:
+async def _send(command: Command, settings: CommonSettings, timeout_seconds: float) -> "Answer":
+    from shardbus_console.ask import ask
+
     async with open_bus(settings) as bus:
         return await ask(bus, command, timeout_seconds=timeout_seconds)
 
 
-def _refuse(answer: Answer) -> NoReturn:
+def _refuse(answer: "Answer") -> NoReturn:
     if isinstance(answer, events.CommandRejected):
         raise CommandError(answer.message, Exit.REFUSED)
     raise CommandError(f"the placer answered with {type(answer).__name__}", Exit.FAILED)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from shardbus_infra.settings import CommonSettings, hide_passwords
@@ -13,7 +13,9 @@ from shardbus_console.connection import announce, settings_for
 from shardbus_console.exits import needs
 from shardbus_console.options import NatsUrl, PostgresUrl
 from shardbus_console.output import say
-from shardbus_console.running import Part, agent_part, placer_part, projector_part, run_until_stopped, stop_on_signals
+
+if TYPE_CHECKING:
+    from shardbus_console.running import Part
 
 NodeName = Annotated[str | None, typer.Option("--node-id", help="This node's name. [default: its host name]")]
 FleetFile = Annotated[
@@ -36,6 +38,8 @@ def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = 
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
     settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
+    from shardbus_console.running import agent_part
+
     _serve({"agent": agent_part(settings)}, settings)
 
 
@@ -44,6 +48,8 @@ def projector(*, nats_url: NatsUrl = None, postgres_url: PostgresUrl = None) -> 
     with needs("projector"):
         from shardbus_eventstore.settings import ProjectorSettings
     settings = settings_for(ProjectorSettings, nats_url=nats_url, postgres_url=postgres_url)
+    from shardbus_console.running import projector_part
+
     _serve({"projector": projector_part(settings)}, settings)
 
 
@@ -52,6 +58,8 @@ def placer(*, nats_url: NatsUrl = None) -> None:
     with needs("placer"):
         from shardbus_placer.settings import PlacerSettings
     settings = settings_for(PlacerSettings, nats_url=nats_url)
+    from shardbus_console.running import placer_part
+
     _serve({"placer": placer_part(settings)}, settings)
 
 
@@ -103,12 +111,14 @@ def start_servers(
     return {"nats_url": servers.nats_url, "postgres_url": servers.postgres_url}
 
 
-def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None) -> dict[str, Part]:
+def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None) -> "dict[str, Part]":
     """Return every process, with settings from ``flags``; with ``simulate`` a second agent plays that fleet."""
     with needs("all"):
         from shardbus_agents.settings import AgentSettings
         from shardbus_eventstore.settings import ProjectorSettings
         from shardbus_placer.settings import PlacerSettings
+    from shardbus_console.running import agent_part, placer_part, projector_part
+
     shared = {name: value for name, value in flags.items() if name != "node_id"}
     parts = {
         "projector": projector_part(ProjectorSettings(**shared)),
@@ -121,7 +131,9 @@ def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None)
     return parts
 
 
-def _serve(parts: Mapping[str, Part], settings: CommonSettings) -> None:
+def _serve(parts: "Mapping[str, Part]", settings: CommonSettings) -> None:
+    from shardbus_console.running import run_until_stopped, stop_on_signals
+
     async def serve() -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
