@@ -9,6 +9,7 @@ from typing import Self, cast
 
 from shardbus_schemas.subjects import matches
 
+from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.port import (
     Appended,
     AppendTimeoutError,
@@ -100,7 +101,7 @@ class MemoryServer:
     def __init__(self, streams: Sequence[StreamSpec] = STREAMS, *, now: Callable[[], datetime] = _now) -> None:
         self.now: Callable[[], datetime] = now
         self.logs: dict[str, _Log] = {spec.name: _Log(spec.config, now()) for spec in streams}
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._bells: set[Bell] = set()
 
     def log(self, stream: str) -> _Log:
         """Return the log of ``stream``; raises StreamMissingError."""
@@ -147,21 +148,17 @@ class MemoryServer:
 
     def notify(self) -> None:
         """Wake everybody who waits."""
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for bell in self._bells:
+            bell.ring()
 
     async def changed(self, timeout_seconds: float | None) -> None:
         """Return after the next change, or when the time has passed."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        bell = Bell()
+        self._bells.add(bell)
         try:
-            await asyncio.wait_for(waiter, timeout_seconds)
-        except TimeoutError:
-            pass  # the caller looks at the clock itself
+            await bell.wait(timeout_seconds)
         finally:
-            self._waiters.discard(waiter)
+            self._bells.discard(bell)
 
 
 class _Item:

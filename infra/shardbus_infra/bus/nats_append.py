@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_connection import (
     ApiError,
     Connection,
@@ -31,7 +32,6 @@ from shardbus_infra.bus.wire import (
     decode_headers,
     encode_headers,
     message_headers,
-    status_of,
 )
 
 _WINDOW_MESSAGES: Final = 2000
@@ -167,17 +167,17 @@ class _Window:
         self._sent = 0
         self._unconfirmed_bytes = 0
         self._failure: Exception | None = None
-        self._woken: asyncio.Future[None] | None = None
+        self._bell = Bell()
         self._owner = connection.new_token()
         connection.receivers[self._owner.encode()] = self._receive
-        connection.watchers.add(self._wake)
+        connection.watchers.add(self._bell.ring)
         for subject in {message.subject for message in messages}:
             connection.forgive(subject)
 
     def close(self) -> None:
         """Stop listening."""
         del self._connection.receivers[self._owner.encode()]
-        self._connection.watchers.discard(self._wake)
+        self._connection.watchers.discard(self._bell.ring)
 
     async def run(self, timeout_seconds: float) -> Sequence[Appended]:
         """Send everything and return the places."""
@@ -233,8 +233,8 @@ class _Window:
         if self._places[index] is not None:
             return  # the acknowledgement of a message sent twice
         if headers:
-            status = status_of(headers)
-            self._failure = NoRespondersError(str(index) if status is None else status.description)
+            # The server sends headers only to say that nobody took the message.
+            self._failure = NoRespondersError(self._messages[index].subject)
         else:
             try:
                 self._places[index] = acknowledged(payload)
@@ -243,24 +243,14 @@ class _Window:
             else:
                 self._confirmed += 1
                 self._unconfirmed_bytes = max(0, self._unconfirmed_bytes - len(self._messages[index].payload))
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        self._bell.ring()
 
     async def _changed(self, timeout_seconds: float) -> None:
         if self._connection.denials:
             self._raise_if_denied()
         if self._connection.closed:
             raise BusUnreachableError("this connection to the bus is closed")
-        self._woken = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait_for(self._woken, timeout_seconds)
-        except TimeoutError:
-            pass  # the caller looks at the clock itself
-        finally:
-            self._woken = None
+        await self._bell.wait(timeout_seconds)
 
     def _raise_if_denied(self) -> None:
         for subject in {self._messages[i].subject for i in range(self._sent) if self._places[i] is None}:
@@ -270,7 +260,7 @@ class _Window:
 
     async def _explained(self, failure: Exception) -> BusError:
         if isinstance(failure, NoRespondersError):
-            subject = self._messages[self._first_unconfirmed()].subject
+            subject = str(failure)
             await _require_stream(self._connection, subject)
             return BusUnreachableError(f"the stream of {subject} has no leader now; some messages are not stored")
         if isinstance(failure, BusError):

@@ -16,6 +16,7 @@ from nats import errors
 from nats.aio.client import Server
 from nats.aio.subscription import Subscription
 
+from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_client import DirectClient, Handler
 from shardbus_infra.bus.port import BusError, BusUnreachableError, StreamMissingError
 from shardbus_infra.bus.wire import status_of
@@ -193,19 +194,14 @@ class Connection:
         while not self.up:
             if self.closed:
                 raise BusUnreachableError("this connection to the bus is closed")
-            changed = loop.create_future()
-
-            def wake(changed: "asyncio.Future[None]" = changed) -> None:
-                if not changed.done():
-                    changed.set_result(None)
-
-            self.watchers.add(wake)
+            if loop.time() >= deadline:
+                raise BusUnreachableError(f"NATS at {self.shown_url} does not answer: {self.last_error}")
+            bell = Bell()
+            self.watchers.add(bell.ring)
             try:
-                await asyncio.wait_for(changed, deadline - loop.time())
-            except TimeoutError as error:
-                raise BusUnreachableError(f"NATS at {self.shown_url} does not answer: {self.last_error}") from error
+                await bell.wait(deadline - loop.time())
             finally:
-                self.watchers.discard(wake)
+                self.watchers.discard(bell.ring)
 
     def denial(self, subject: str) -> str | None:
         """Return the server's words if it refused a message on ``subject`` since ``forgive``."""
@@ -300,7 +296,8 @@ class Connection:
         try:
             self.client.write(subject, f"{self.inbox}.r.{token}", headers, payload)
             self.client.kick()
-            answer = await asyncio.wait_for(future, deadline - loop.time())
+            async with asyncio.timeout_at(deadline):
+                answer = await future
         finally:
             self.watchers.discard(watch)
             del self._requests[token.encode()]
@@ -338,7 +335,9 @@ def _result(document: dict[str, Any], verb: str, url: str) -> dict[str, Any]:
     code = int(error.get("err_code", 0))
     words = f"{error.get('description', 'no reason given')} (NATS error {code})"
     if code == _STREAM_NOT_FOUND:
-        raise StreamMissingError(f"{words}: {verb.rsplit('.', maxsplit=1)[-1]} is not on {url}")
+        # STREAM.INFO.<stream>, STREAM.MSG.GET.<stream>, CONSUMER.CREATE.<stream>.<consumer>
+        tokens = verb.split(".")
+        raise StreamMissingError(f"{words}: {tokens[3 if tokens[1] == 'MSG' else 2]} is not on {url}")
     raise ApiError(f"{words}, asked for {verb} at {url}", code)
 
 

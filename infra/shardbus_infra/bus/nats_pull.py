@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from nats.aio.subscription import Subscription
 
+from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_connection import (
     ApiError,
     Connection,
@@ -104,8 +105,8 @@ class Puller:
         self._create = create
         self._room = room
         self._keep_arrived = keep_arrived
-        self._reader: asyncio.Future[None] | None = None
-        self._keeper: asyncio.Future[None] | None = None
+        self._reader = Bell()
+        self._keeper = Bell()
         self._was_open = False
         self._loop = asyncio.get_running_loop()
         self._last_good = self._loop.time()
@@ -124,13 +125,7 @@ class Puller:
 
     async def changed(self, timeout_seconds: float | None) -> None:
         """Return when something arrived, failed or changed, or when the time has passed."""
-        self._reader = self._loop.create_future()
-        try:
-            await asyncio.wait_for(self._reader, timeout_seconds)
-        except TimeoutError:
-            pass  # the reader looks at the clock itself
-        finally:
-            self._reader = None
+        await self._reader.wait(timeout_seconds)
 
     def ask(self) -> None:
         """Ask for as many messages as there is room for."""
@@ -166,15 +161,13 @@ class Puller:
         return self.session is not None and self.session.arrived_bytes > _MOST_BYTES
 
     def _wake(self) -> None:
-        for waiting in (self._reader, self._keeper):
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+        self._reader.ring()
+        self._keeper.ring()
 
     def _on_session_changed(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._reader.ring()
         if self.session is not None and self.session.broken is not None:
-            self._wake()
+            self._keeper.ring()
 
     async def _keep_going(self) -> None:
         pause = 0.05
@@ -228,13 +221,7 @@ class Puller:
         assert session is not None
         while True:
             before = self._loop.time()
-            self._keeper = self._loop.create_future()
-            try:
-                await asyncio.wait_for(self._keeper, _LOOK_SECONDS)
-            except TimeoutError:
-                pass
-            finally:
-                self._keeper = None
+            await self._keeper.wait(_LOOK_SECONDS)
             now = self._loop.time()
             if now - before > 2 * _LOOK_SECONDS:
                 # This process itself was busy or asleep: what arrived meanwhile has yet to be read.
