@@ -4,7 +4,9 @@ SHARDBUS_REQUIRE_DOCKER=1 turns the skip into a failure. SHARDBUS_TEST_NATS_IMAG
 name other images.
 """
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -28,12 +30,23 @@ def give_up(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def connect() -> docker.DockerClient:
+    """Return a client of the Docker that answers."""
+    reason = ""
+    with warnings.catch_warnings():
+        # Where nobody answers, docker-py drops its socket unclosed.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            return docker.from_env(timeout=60)
+        except DockerException as error:
+            reason = f"Docker does not answer: {error}"
+        gc.collect()
+    give_up(reason)
+
+
 def provide(image: str) -> None:
     """Make sure that Docker answers and has ``image``, pulling it if need be."""
-    try:
-        client = docker.from_env(timeout=60)
-    except DockerException as error:
-        give_up(f"Docker does not answer: {error}")
+    client = connect()
     try:
         client.images.get(image)
     except ImageNotFound:
