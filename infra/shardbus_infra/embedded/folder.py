@@ -20,9 +20,9 @@ PID_FILE = "server.pid"
 
 
 def closed_parent(path: Path, account: Account) -> Path | None:
-    """Return the first folder above ``path`` that ``account`` may not pass through, by its mode bits."""
+    """Return the first existing folder above ``path`` that ``account`` may not pass through, by its mode bits."""
     for parent in reversed(path.resolve().parents):
-        if not _may(parent, account, owner=stat.S_IXUSR, group=stat.S_IXGRP, other=stat.S_IXOTH):
+        if parent.exists() and not _may(parent, account, owner=stat.S_IXUSR, group=stat.S_IXGRP, other=stat.S_IXOTH):
             return parent
     return None
 
@@ -119,8 +119,14 @@ class DataFolder:
             folder.chmod(self.mode if folder == self.path else 0o755 if os.geteuid() == 0 else 0o700)
         if not self.path.is_dir():
             raise DataFolderError(f"the data folder {self.path} is a file. Choose a folder with SHARDBUS_DATA_DIR.")
-        if not missing and (self.path / LAYOUT_FILE).exists():
-            self.path.chmod(self.mode)
+        if not (self.path / LAYOUT_FILE).exists():
+            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK_FILE)
+            if strangers:
+                raise DataFolderError(
+                    f"the folder {self.path} holds something else already ({', '.join(strangers[:3])}). "
+                    "Choose an empty or a new folder with SHARDBUS_DATA_DIR."
+                )
+        self.path.chmod(self.mode)  # it is ours, or empty and about to be
 
     def _locked(self) -> IO[str]:
         lock = (self.path / LOCK_FILE).open("a+")
@@ -143,12 +149,6 @@ class DataFolder:
     def _check_layout(self) -> None:
         layout_file = self.path / LAYOUT_FILE
         if not layout_file.exists():
-            strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK_FILE)
-            if strangers:
-                raise DataFolderError(
-                    f"the folder {self.path} holds something else already ({', '.join(strangers[:3])}). "
-                    "Choose an empty or a new folder with SHARDBUS_DATA_DIR."
-                )
             self.remember()
             return
         try:

@@ -96,13 +96,16 @@ class EmbeddedPostgres:
             return self
         self.stop()  # what is left of a server that ended by itself
         install = find_install()
+        account = self._account()
+        if account:
+            self._refuse_closed_parent(account)
         self._folder.open()
         try:
             self._stop_orphan()
-            account = self._account()
-            if account:
-                self._refuse_closed_parent(account)
-                install = install if install.reachable_by(account) else install.copied_to(self._folder.path / "install")
+            if self._asked_port:
+                refuse_used(self._port, what="the embedded Postgres")
+            if account and not install.reachable_by(account):
+                install = install.copied_to(self._folder.path / "install")
             if not self._cluster.exists():
                 self._initialise(install, account)
             self._refuse_other_version(install)
@@ -175,7 +178,7 @@ class EmbeddedPostgres:
         return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
     def _refuse_closed_parent(self, account: Account) -> None:
-        if closed := closed_parent(self._cluster, account):
+        if closed := closed_parent(self._folder.path, account):
             raise DataFolderError(
                 f"Postgres refuses to run as root, so it runs as {account.name}, who can not pass through {closed} to "
                 f"the data folder {self._folder.path}. Choose another data folder with SHARDBUS_DATA_DIR (root's "

@@ -84,6 +84,15 @@ def test_as_root_a_closed_parent_is_named_and_not_opened(folder_for_servers: Pat
     with pytest.raises(DataFolderError, match=rf"nobody, who can not pass through {closed} .*chmod o\+x {closed}"):
         EmbeddedPostgres(closed / "postgres").start()
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    assert list(closed.iterdir()) == []
+
+
+@as_root
+def test_as_root_an_empty_closed_folder_can_be_the_data_folder_itself(folder_for_servers: Path) -> None:
+    closed = folder_for_servers / "closed"
+    closed.mkdir(mode=0o700)
+    with EmbeddedPostgres(closed) as server:
+        assert ask(server.url, "SELECT 1") == 1
 
 
 @as_root
