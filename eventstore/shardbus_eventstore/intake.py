@@ -62,6 +62,9 @@ def examine(batch: Sequence[Stored]) -> Examined:
         except UnreadableMessageError as error:
             rejected.append(Rejected(stored, error.code, str(error)))
             continue
+        except Exception as error:  # noqa: BLE001 -- whatever a decoder misses, foreign bytes cost only themselves
+            rejected.append(Rejected(stored, "unreadable", f"{type(error).__name__}: {error}"))
+            continue
         objection = objection_to(stored, message)
         if objection is None:
             received.append(message)

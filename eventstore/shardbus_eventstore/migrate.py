@@ -1,5 +1,6 @@
 """Bringing the read model's tables about, on any database, from any earlier version."""
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -34,6 +35,7 @@ def upgrade(url: str) -> None:
                 f"{script.get_current_head()}); update shardbus, or use another database"
             )
         config.attributes["connection"] = connection
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # its news are of no use to anybody here
         command.upgrade(config, "head")
 
 

@@ -1,0 +1,180 @@
+"""How far a projection is, of which stream, and who may move it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Final
+
+from shardbus_infra.bus.port import Stored, StreamInfo
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError, ProjectorFencedError
+from shardbus_eventstore.read_model.tables import CheckpointRow
+
+VERSION: Final = 1
+"""Raised when the fold or its tables change so that the streams must be folded anew."""
+
+TABLES_OF: Final = {
+    TELEMETRY: ("device_states", "device_history", "node_heard", "links"),
+    FLEET: ("nodes", "devices", "models", "instances", "shards", "decisions", "refusals"),
+    DEAD: ("dead_letters",),
+}
+"""Which tables a stream's projection alone writes."""
+
+
+Gap = tuple[int, int]
+"""The first and the last sequence missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A projection's position, as this projector holds it."""
+
+    stream: str
+    stream_created: datetime
+    sequence: int
+    sequence_recorded_at: datetime | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of the messages between two checkpoints."""
+
+    folded: int = 0
+    ignored: int = 0
+    rejected: int = 0
+    skipped: int = 0
+
+
+def try_lock(connection: Connection, stream: str) -> bool:
+    """Take the right to project ``stream``, held as long as the connection lives; ``False`` if another has it."""
+    name = f"shardbus/projector/{stream}/{VERSION}"
+    taken = connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0))))
+    connection.commit()
+    return bool(taken)
+
+
+def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
+    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more."""
+    connection.execute(
+        insert(CheckpointRow)
+        .values(
+            projection=info.name,
+            version=VERSION,
+            stream=info.name,
+            stream_created=info.created,
+            sequence=0,
+            epoch=0,
+            folded=0,
+            ignored=0,
+            rejected=0,
+            skipped=0,
+            updated_at=datetime.now(UTC),
+        )
+        .on_conflict_do_nothing()
+    )
+    row = connection.execute(
+        update(CheckpointRow)
+        .where(CheckpointRow.projection == info.name, CheckpointRow.version == VERSION)
+        .values(epoch=CheckpointRow.epoch + 1)
+        .returning(
+            CheckpointRow.stream_created,
+            CheckpointRow.sequence,
+            CheckpointRow.sequence_recorded_at,
+            CheckpointRow.epoch,
+        )
+    ).one()
+    return Checkpoint(info.name, row.stream_created, row.sequence, row.sequence_recorded_at, row.epoch)
+
+
+def move(
+    connection: Connection, checkpoint: Checkpoint, sequence: int, recorded_at: datetime | None, tally: Tally
+) -> Checkpoint:
+    """Return the checkpoint moved to ``sequence``, by compare-and-set, first thing in the rows' transaction.
+
+    Raises ProjectorFencedError if another projector moved it, or took over.
+    """
+    moved = connection.execute(
+        update(CheckpointRow)
+        .where(
+            CheckpointRow.projection == checkpoint.stream,
+            CheckpointRow.version == VERSION,
+            CheckpointRow.epoch == checkpoint.epoch,
+            CheckpointRow.sequence == checkpoint.sequence,
+        )
+        .values(
+            sequence=sequence,
+            sequence_recorded_at=recorded_at,
+            folded=CheckpointRow.folded + tally.folded,
+            ignored=CheckpointRow.ignored + tally.ignored,
+            rejected=CheckpointRow.rejected + tally.rejected,
+            skipped=CheckpointRow.skipped + tally.skipped,
+            updated_at=datetime.now(UTC),
+        )
+    )
+    if moved.rowcount != 1:
+        raise ProjectorFencedError(
+            f"another projector took over {checkpoint.stream} after {checkpoint.sequence}; this one wrote nothing since"
+        )
+    return Checkpoint(checkpoint.stream, checkpoint.stream_created, sequence, recorded_at, checkpoint.epoch)
+
+
+def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> None:
+    """Raise HistoryDivergedError unless ``info`` is the stream that the checkpoint is a position of.
+
+    ``held`` is what the stream holds at the checkpoint's sequence, ``None`` if nothing any more. A stream that was
+    deleted and made anew, restored from a backup, or that lost its tail counts from 1 or from there again: following it
+    would skip what it has, and mix two histories.
+    """
+    if info.created != checkpoint.stream_created:
+        problem = f"it was made {info.created.isoformat()}"
+    elif info.last_sequence < checkpoint.sequence:
+        problem = f"it ends at {info.last_sequence} already"
+    elif held and checkpoint.sequence_recorded_at and held.recorded_at != checkpoint.sequence_recorded_at:
+        problem = (
+            f"its message {held.sequence} was recorded {held.recorded_at.isoformat()}, "
+            f"not {checkpoint.sequence_recorded_at.isoformat()}"
+        )
+    else:
+        return
+    tables = ", ".join(TABLES_OF[checkpoint.stream])
+    remedy = f"TRUNCATE {tables}; DELETE FROM checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person
+    raise HistoryDivergedError(
+        f"stream {info.name} on this bus is not the one that the read model was folded from: the read model is at "
+        f"{checkpoint.sequence} of the stream made {checkpoint.stream_created.isoformat()}, but of this one, "
+        f"{problem}. Connect to the bus it came from, or give the projector an empty database, or have it fold this "
+        f"stream from its beginning by: BEGIN; {remedy}; COMMIT;"
+    )
+
+
+def gap_before(info: StreamInfo, sequence: int) -> Sequence[Gap]:
+    """Return what the stream dropped right after ``sequence``, before it was projected."""
+    last = min(info.first_sequence - 1, info.last_sequence)
+    return [(sequence + 1, last)] if last > sequence else []
+
+
+def gaps_in(batch: Sequence[Stored], sequence: int) -> Sequence[Gap]:
+    """Return the gaps in ``batch`` and between it and ``sequence``, the last one projected."""
+    if batch[-1].sequence - sequence == len(batch):
+        return []
+    before = [sequence, *(stored.sequence for stored in batch)]
+    return [(low + 1, high - 1) for low, high in pairwise(before) if high > low + 1]
+
+
+def refuse_gaps(stream: str, gaps: Sequence[Gap]) -> None:
+    """Raise HistoryLostError if the projection of ``stream`` cannot be right without what is missing.
+
+    Readings are advisory and come again, and dead letters are only kept for a while. The fleet's history is the truth.
+    """
+    if not gaps or stream != FLEET:
+        return
+    first, last = gaps[0]
+    accept = f"UPDATE checkpoints SET sequence = {last}, sequence_recorded_at = NULL WHERE projection = '{stream}'"  # noqa: S608 -- for a person
+    raise HistoryLostError(
+        f"stream {stream} has lost its messages {first} to {last} before they were projected, and the read model "
+        f"cannot be right without them. Restore the stream from a backup, or accept the loss by: {accept};"
+    )

@@ -1,0 +1,274 @@
+"""The projector's shell: follow the streams, fold, write rows and position in one transaction.
+
+Each stream has its projection, which one projector at a time holds by a lock in Postgres; any number may stand by.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+
+import psycopg
+from opentelemetry.trace import Span, SpanKind
+from shardbus_infra.bus.dead_letters import bury
+from shardbus_infra.bus.port import Bus, BusError, Stored
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
+from shardbus_infra.observability import extract, metrics, tracer
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from shardbus_eventstore.checkpoint import gap_before, gaps_in, refuse_gaps, verify
+from shardbus_eventstore.errors import DatabaseUnreachableError, ProjectorFencedError
+from shardbus_eventstore.intake import Rejected, Taken, take
+from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.projection import Projection
+from shardbus_eventstore.read_model.database import open_engine
+from shardbus_eventstore.read_model.load import working_part
+from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.unknown_devices import UnknownDevices
+
+log = logging.getLogger(__name__)
+
+STREAMS: Final = (FLEET, TELEMETRY, DEAD)
+SEEN_BY: Final = "projector"
+
+_IDLE_SECONDS: Final = 0.25
+"""How soon a stop is noticed while nothing comes."""
+_STANDBY_SECONDS: Final = 0.5
+_HOUSEKEEPING_SECONDS: Final = 1.0
+_PRUNING_SECONDS: Final = 60.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+
+ResultT = TypeVar("ResultT")
+
+
+async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> None:
+    """Project until ``stop`` is set; the transaction in hand is finished first.
+
+    Servers that go away are waited for. Raises EventStoreError for what waiting does not heal: a stream that is not
+    the one projected so far, tables of another program, missing rights, no Postgres at the start.
+    """
+    await _upgrade(settings, stop)
+    engine = open_engine(settings.postgres_url, application_name="shardbus projector")
+    quitting = asyncio.Event()
+    projecting = [
+        asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
+        for stream in STREAMS
+    ]
+    stopping = asyncio.create_task(stop.wait(), name="stop projecting")
+    try:
+        await asyncio.wait([*projecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        quitting.set()
+        stopping.cancel()
+        ended = await asyncio.gather(*projecting, return_exceptions=True)
+    for outcome in ended:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
+    """Bring the tables about, and give Postgres the time it needs to start."""
+    deadline = time.monotonic() + settings.postgres_wait_seconds
+    while not stop.is_set():
+        try:
+            await _in_thread(lambda: upgrade(settings.postgres_url))
+        except DatabaseUnreachableError as error:
+            if time.monotonic() >= deadline:
+                raise
+            log.info("waiting for Postgres: %s", error)
+            await _pause(_STANDBY_SECONDS, stop)
+        else:
+            return
+
+
+class StreamProjector:
+    """Projects one stream, over outages of the servers and other projectors' lives."""
+
+    def __init__(self, bus: Bus, engine: Engine, stream: str, settings: ProjectorSettings, stop: asyncio.Event) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._stream = stream
+        self._settings = settings
+        self._stop = stop
+        self._unknown_devices = UnknownDevices()
+        self._standing_by = False
+        self._failures = 0
+        self._housekeeping_due = 0.0
+        self._pruning_due = 0.0
+
+    async def run(self) -> None:
+        """Project until stopped."""
+        while not self._stop.is_set():
+            try:
+                await self._once()
+            except ProjectorFencedError as error:
+                log.warning("%s; standing by", error)
+            except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
+                await self._wait_after(error)
+
+    async def _once(self) -> None:
+        """Project for as long as everything holds: one connection to Postgres, one following of the stream."""
+        info = await self._bus.info(self._stream)
+        projection = await _in_thread(lambda: Projection.open(self._engine, info))
+        if projection is None:
+            if not self._standing_by:
+                log.info("another projector has %s; standing by", self._stream)
+            self._standing_by = True
+            await _pause(_STANDBY_SECONDS, self._stop)
+            return
+        self._standing_by = False
+        try:
+            position = projection.checkpoint.sequence
+            verify(projection.checkpoint, info, await self._bus.get(self._stream, position) if position else None)
+            for gap in gap_before(info, position):
+                refuse_gaps(self._stream, [gap])
+                log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
+                await _in_thread(lambda gap=gap: projection.skip(gap))
+            log.info("projecting %s from %d", self._stream, projection.checkpoint.sequence + 1)
+            await self._follow(projection)
+        finally:
+            await _in_thread(projection.close)
+
+    async def _follow(self, projection: Projection) -> None:
+        """Fold what comes, a batch ahead of the transaction that writes the one before."""
+        state, position = projection.state, projection.checkpoint.sequence
+        committing: asyncio.Task[None] | None = None
+        batches = self._bus.follow(
+            self._stream,
+            start_sequence=position + 1,
+            max_batch=self._settings.projector_max_batch,
+            idle_seconds=_IDLE_SECONDS,
+        )
+        try:
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    if batch:
+                        taken = take(state, batch)
+                        await self._bury(taken.examined.rejected)
+                        if committing:
+                            await committing
+                        committing = asyncio.create_task(self._commit(projection, batch, taken, position))
+                        state, position = working_part(taken.state, self._stream), batch[-1].sequence
+                    if committing and (committing.done() or not batch):
+                        await committing
+                    if self._stop.is_set():
+                        return
+                    if time.monotonic() >= self._housekeeping_due:
+                        if committing:
+                            await committing
+                        if not await self._keep_house(projection, idle=not batch):
+                            return
+        finally:
+            if committing:
+                await committing
+
+    async def _commit(self, projection: Projection, batch: Sequence[Stored], taken: Taken, position: int) -> None:
+        gaps = gaps_in(batch, position)
+        refuse_gaps(self._stream, gaps)
+        for gap in gaps:
+            log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
+        last = batch[-1]
+        spans = self._spans(batch, taken)
+        try:
+            await _in_thread(lambda: projection.commit(taken, last.sequence, last.recorded_at, gaps))
+        except Exception as error:
+            for span in spans:
+                span.record_exception(error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+        self._failures = 0
+        self._count(taken)
+        if self._stream == TELEMETRY:
+            self._unknown_devices.note(batch, taken.changes.readings)
+
+    def _spans(self, batch: Sequence[Stored], taken: Taken) -> Sequence[Span]:
+        """Return a span per event of ``FLEET``, in the trace of who published it. Telemetry is too much to trace."""
+        if self._stream != FLEET:
+            return ()
+        headers = {stored.sequence: stored.headers for stored in batch}
+        return [
+            tracer().start_span(
+                f"project {received.envelope.type}",
+                context=extract(headers[received.sequence]),
+                kind=SpanKind.CONSUMER,
+                attributes={
+                    "shardbus.stream": self._stream,
+                    "shardbus.sequence": received.sequence,
+                    "shardbus.event_id": received.envelope.event_id,
+                },
+            )
+            for received in taken.examined.received
+        ]
+
+    def _count(self, taken: Taken) -> None:
+        types = Counter(received.envelope.type for received in taken.examined.received)
+        for event_type, count in types.items():
+            metrics.folded(stream=self._stream, event_type=event_type, count=count)
+        if taken.examined.skipped:
+            metrics.skipped(stream=self._stream, count=len(taken.examined.skipped))
+            first = taken.examined.skipped[0]
+            log.info("skipped %s:%d: %s", self._stream, first.stored.sequence, first.reason)
+
+    async def _bury(self, rejected: Sequence[Rejected]) -> None:
+        """Put what was refused into ``DEAD``, before the position moves past it: rather twice than never."""
+        for refused in rejected:
+            log.warning("refused %s:%d: %s", self._stream, refused.stored.sequence, refused.reason)
+            if self._stream != DEAD:  # an unreadable dead letter would bury itself for ever
+                await bury(self._bus, refused.stored, code=refused.code, reason=refused.reason, seen_by=SEEN_BY)
+            metrics.buried(stream=self._stream, code=refused.code)
+
+    async def _keep_house(self, projection: Projection, *, idle: bool) -> bool:
+        """Do what is due about once a second; return whether to go on following."""
+        now = time.monotonic()
+        self._housekeeping_due = now + _HOUSEKEEPING_SECONDS
+        info = await self._bus.info(self._stream)
+        if idle:
+            self._failures = 0
+        self._report_lag(projection, info.last_sequence)
+        if self._unknown_devices.suspects:
+            fleet = await self._bus.info(FLEET)
+            await self._bury(
+                await _in_thread(lambda: self._unknown_devices.judge(projection.connection, fleet.last_sequence))
+            )
+        if now >= self._pruning_due:
+            before = datetime.now(UTC) - timedelta(days=self._settings.history_keep_days)
+            pruned = await _in_thread(lambda: projection.prune(before))
+            self._pruning_due = now + (_PRUNING_SECONDS if not pruned else 0)
+        # What is gone will not come: begin anew, past the gap.
+        return not (idle and gap_before(info, projection.checkpoint.sequence))
+
+    def _report_lag(self, projection: Projection, last_sequence: int) -> None:
+        checkpoint = projection.checkpoint
+        behind = max(0, last_sequence - checkpoint.sequence)
+        newest = checkpoint.sequence_recorded_at
+        age = (datetime.now(UTC) - newest).total_seconds() if behind and newest else 0.0
+        metrics.lag(stream=self._stream, messages=behind, seconds=max(0.0, age))
+
+    async def _wait_after(self, error: Exception) -> None:
+        self._failures += 1
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        log.log(level, "projecting %s is interrupted, trying again: %s", self._stream, text)
+        await _pause(min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._failures, 10)), self._stop)
+
+
+async def _in_thread(work: Callable[[], ResultT]) -> ResultT:
+    """Return what ``work`` returns. If cancelled, wait for its end first: nobody may touch its connection meanwhile."""
+    working = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
+
+
+async def _pause(seconds: float, stop: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

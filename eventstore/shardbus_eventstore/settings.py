@@ -1,0 +1,19 @@
+"""What the projector can be told."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from shardbus_infra.settings import CommonSettings
+
+
+class ProjectorSettings(CommonSettings):
+    """The settings of ``shardbus projector``; in a settings file also under ``[projector]``."""
+
+    section: ClassVar[str] = "projector"
+
+    projector_max_batch: Annotated[int, Field(ge=1, le=50_000)] = 2000
+    """Messages in one transaction at most; it bounds memory, and how long the process is busy with one of them."""
+    history_keep_days: Annotated[float, Field(gt=0)] = 7
+    """How long the devices' past readings are kept."""
+    postgres_wait_seconds: Annotated[float, Field(ge=0)] = 10
+    """How long to wait for Postgres at the start before giving up. Later it is waited for without end."""

@@ -1,0 +1,85 @@
+"""Noticing readings of devices that nobody registered: a mistyped name, or an agent that forgot to introduce itself."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from shardbus_infra.bus.port import Stored
+from shardbus_infra.bus.streams import FLEET
+from shardbus_schemas.ids import DeviceKey
+from sqlalchemy import Connection, select, tuple_
+
+from shardbus_eventstore.checkpoint import VERSION
+from shardbus_eventstore.intake import Rejected
+from shardbus_eventstore.read_model.tables import CheckpointRow, DeviceRow, NodeRow
+from shardbus_eventstore.state import DeviceStateRecord
+
+CODE: Final = "unknown_device"
+
+_MOST_SUSPECTS: Final = 2000
+_MOST_REPORTED: Final = 100_000
+
+
+class UnknownDevices:
+    """Collects devices whose registration was not seen yet, and reports each once if it is really missing.
+
+    The readings are folded all the same (the fold does not know the other stream), but nobody sees them. An agent
+    registers before it reports, so a device counts as unknown only when ``FLEET`` is projected up to where it ended
+    after the reading came.
+    """
+
+    def __init__(self) -> None:
+        self._registered: set[DeviceKey] = set()
+        self._reported: set[DeviceKey] = set()
+        self._suspects: dict[DeviceKey, Stored] = {}
+
+    def note(self, batch: Sequence[Stored], readings: Iterable[DeviceStateRecord]) -> None:
+        """Look at the accepted readings of a batch."""
+        first: dict[DeviceKey, int] = {}
+        for record in readings:
+            key = record.reading.key
+            if key not in self._registered and key not in self._reported and key not in self._suspects:
+                first.setdefault(key, record.sequence)
+        if not first:
+            return
+        by_sequence = {stored.sequence: stored for stored in batch}
+        for key, sequence in first.items():
+            if len(self._suspects) < _MOST_SUSPECTS and len(self._reported) < _MOST_REPORTED:
+                self._suspects[key] = by_sequence[sequence]
+
+    @property
+    def suspects(self) -> bool:
+        """Whether there is anything to look up."""
+        return bool(self._suspects)
+
+    def judge(self, connection: Connection, fleet_sequence: int) -> Sequence[Rejected]:
+        """Return a report for each suspect that is not registered.
+
+        ``fleet_sequence`` is where ``FLEET`` ended after the suspects were noted; until that is projected, nobody is
+        judged.
+        """
+        with connection.begin():
+            reached = connection.scalar(
+                select(CheckpointRow.sequence).where(
+                    CheckpointRow.projection == FLEET, CheckpointRow.version == VERSION
+                )
+            )
+            if (reached or 0) < fleet_sequence:
+                return ()
+            wanted = [(key.node_id, key.device_id) for key in self._suspects]
+            known = connection.execute(
+                select(DeviceRow.node_id, DeviceRow.device_id)
+                .join(NodeRow, NodeRow.node_id == DeviceRow.node_id)
+                .where(tuple_(DeviceRow.node_id, DeviceRow.device_id).in_(wanted))
+            ).all()
+        self._registered |= {DeviceKey.of(row.node_id, row.device_id) for row in known}
+        unknown = {key: stored for key, stored in self._suspects.items() if key not in self._registered}
+        self._reported |= unknown.keys()
+        self._suspects.clear()
+        return [Rejected(stored, CODE, _reason(key)) for key, stored in unknown.items()]
+
+
+def _reason(key: DeviceKey) -> str:
+    return (
+        f"readings of device {key}, which never joined: its node must publish NodeJoined and DeviceRegistered first; "
+        "until then nobody sees its readings (this is said once per device)"
+    )
