@@ -1,0 +1,211 @@
+"""The best contiguous cut of the layers over units in a given order, exact for equal and unequal layers.
+
+Costs are always minimised: the slowest stage with its outgoing hop (``throughput``), the sum of stages and
+hops (``latency``), or minus the sum of layers times device score (``score``).
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardbus_placer.problem import Problem, Unit
+
+ROUNDING = 1e-12
+"""Relative slack where a float is compared with a limit that was computed in another order."""
+FINE = 1e-10
+"""Relative width at which the search for the smallest slowest stage stops."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Units in pipeline order with their layer boundaries: unit ``i`` holds ``bounds[i]`` to ``bounds[i + 1]``."""
+
+    order: tuple[Unit, ...]
+    bounds: tuple[int, ...]
+    cost: float
+
+
+def cost_of(problem: Problem, order: Sequence[Unit], bounds: Sequence[int]) -> float:
+    """Return the objective of a cut, to be minimised."""
+    if problem.objective == "score":
+        return -sum(unit.score * (bounds[i + 1] - bounds[i]) for i, unit in enumerate(order))
+    seconds = stage_seconds(order, bounds)
+    hops = problem.hop_after(order)
+    if problem.objective == "latency":
+        return math.fsum(seconds) + math.fsum(hops)
+    return max(stage + hop for stage, hop in zip(seconds, hops, strict=True))
+
+
+def stage_seconds(order: Sequence[Unit], bounds: Sequence[int]) -> list[float]:
+    """Return each stage's decode time."""
+    last = len(order) - 1
+    return [unit.stage_seconds(bounds[i], bounds[i + 1], last=i == last) for i, unit in enumerate(order)]
+
+
+def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf) -> Cut | None:
+    """Return the cheapest cut that costs less than ``below``, or ``None``; every unit holds at least one layer.
+
+    Among cuts with an equally fast slowest stage it returns the one with the least latency.
+    """
+    order = tuple(order)
+    if not 0 < len(order) <= problem.layers:
+        return None
+    hops = problem.hop_after(order)
+    if problem.objective != "throughput":
+        bounds = _cheapest(problem, order, [math.inf] * len(order))
+        found = _cut(problem, order, bounds)
+        return found if found is not None and found.cost < below else None
+    found = _cut(problem, order, _reach(problem, order, hops, below * (1 - FINE)))
+    if found is None or found.cost >= below:
+        return None
+    lowest = 0.0
+    while found.cost - lowest > FINE * found.cost:
+        limit = (lowest + found.cost) / 2
+        nearer = _cut(problem, order, _reach(problem, order, hops, limit))
+        if nearer is None or nearer.cost >= found.cost:
+            lowest = limit
+        else:
+            found = nearer
+    limits = [found.cost * (1 + ROUNDING) - hop for hop in hops]
+    quickest = _cut(problem, order, _cheapest(problem, order, limits))
+    return quickest if quickest is not None and quickest.cost <= found.cost * (1 + FINE) else found
+
+
+def _cut(problem: Problem, order: tuple[Unit, ...], bounds: tuple[int, ...] | None) -> Cut | None:
+    return None if bounds is None else Cut(order, bounds, cost_of(problem, order, bounds))
+
+
+def _room(problem: Problem, order: Sequence[Unit], position: int) -> int:
+    """Return what the layers alone may take at this position of the pipeline."""
+    extra = problem.memory.extra(first=position == 0, last=position == len(order) - 1)
+    return order[position].room_bytes - extra
+
+
+def _reach(problem: Problem, order: tuple[Unit, ...], hops: list[float], limit: float) -> tuple[int, ...] | None:
+    """Return bounds with which no stage and its hop take longer than ``limit``, or ``None``.
+
+    Each unit takes as many layers as it may: to have reached further never hurts those behind. That holds
+    unless a unit's layers are pinned or its measured times fall with more layers; then all bounds that can
+    be reached are followed.
+    """
+    if any(unit.pin is not None or unit.seconds_by_count is not None for unit in order):
+        return _reach_any(problem, order, hops, limit)
+    prefix, layers, last = problem.memory.prefix, problem.layers, len(order) - 1
+    bounds = [0]
+    for position, unit in enumerate(order):
+        start = bounds[-1]
+        room = _room(problem, order, position)
+        left = (limit - hops[position] - unit.head_seconds * (position == last)) * (1 + ROUNDING)
+        if room < 0 or left < 0:
+            return None
+        end = bisect_right(prefix, prefix[start] + room) - 1
+        if left < math.inf:
+            end = min(end, bisect_right(unit.seconds, unit.seconds[start] + left) - 1)
+        end = min(end, layers - (last - position))
+        if end <= start:
+            return None
+        bounds.append(end)
+    return tuple(bounds) if bounds[-1] == layers else None
+
+
+def _ends(problem: Problem, order: tuple[Unit, ...], position: int, start: int, most_seconds: float) -> Sequence[int]:
+    """Return where the unit at ``position`` may end when it begins at ``start``."""
+    unit, layers, last = order[position], problem.layers, len(order) - 1
+    room = _room(problem, order, position)
+    furthest = min(
+        layers - (last - position), bisect_right(problem.memory.prefix, problem.memory.prefix[start] + room) - 1
+    )
+    lowest = layers if position == last else start + 1
+    if unit.pin is not None:
+        lowest, furthest = max(lowest, start + unit.pin), min(furthest, start + unit.pin)
+    if room < 0 or lowest <= start:
+        return ()
+    most = most_seconds * (1 + ROUNDING)
+    return [end for end in range(lowest, furthest + 1) if unit.stage_seconds(start, end, last=position == last) <= most]
+
+
+def _reach_any(problem: Problem, order: tuple[Unit, ...], hops: list[float], limit: float) -> tuple[int, ...] | None:
+    came_from: list[dict[int, int]] = []
+    reached: Sequence[int] = (0,)
+    for position in range(len(order)):
+        step: dict[int, int] = {}
+        for start in reached:
+            for end in _ends(problem, order, position, start, limit - hops[position]):
+                step.setdefault(end, start)
+        came_from.append(step)
+        reached = sorted(step)
+    return _walk_back(came_from, problem.layers)
+
+
+def _walk_back(came_from: list[dict[int, int]], end: int) -> tuple[int, ...] | None:
+    bounds = [end]
+    for step in reversed(came_from):
+        if bounds[-1] not in step:
+            return None
+        bounds.append(step[bounds[-1]])
+    return tuple(reversed(bounds))
+
+
+def _running_cost(problem: Problem, unit: Unit) -> Sequence[float]:
+    if problem.objective == "score":
+        return [-unit.score * layer for layer in range(problem.layers + 1)]
+    return unit.seconds
+
+
+def _cheapest(problem: Problem, order: tuple[Unit, ...], most_seconds: list[float]) -> tuple[int, ...] | None:
+    """Return the bounds with the least sum over stages, each stage within ``most_seconds``, or ``None``.
+
+    Dynamic programming over positions and bounds. A plain unit's cost is a difference of running sums and
+    what it may hold is a window that only moves forward, so a sliding minimum makes each step linear.
+    """
+    layers, last = problem.layers, len(order) - 1
+    best: dict[int, float] = {0: 0.0}
+    came_from: list[dict[int, int]] = []
+    for position, unit in enumerate(order):
+        plain = unit.pin is None and (unit.seconds_by_count is None or problem.objective == "score")
+        if plain and unit.seconds_by_count is None and 0 < position < last:
+            step, came = _slide(problem, unit, best, _room(problem, order, position), most_seconds[position])
+        else:
+            step, came = dict[int, float](), dict[int, int]()
+            running = _running_cost(problem, unit)
+            for start, so_far in best.items():
+                for end in _ends(problem, order, position, start, most_seconds[position]):
+                    if unit.seconds_by_count is not None and problem.objective != "score":
+                        total = so_far + unit.seconds_by_count[end - start]
+                    else:
+                        total = so_far + running[end] - running[start]
+                    if total < step.get(end, math.inf):
+                        step[end], came[end] = total, start
+        best = step
+        came_from.append(came)
+        if not best:
+            return None
+    return _walk_back(came_from, layers)
+
+
+def _slide(
+    problem: Problem, unit: Unit, best: dict[int, float], room: int, most_seconds: float
+) -> tuple[dict[int, float], dict[int, int]]:
+    if room < 0:
+        return {}, {}
+    prefix, seconds = problem.memory.prefix, unit.seconds
+    running = _running_cost(problem, unit)
+    most = most_seconds * (1 + ROUNDING)
+    window: deque[tuple[int, float]] = deque()
+    step: dict[int, float] = {}
+    came: dict[int, int] = {}
+    for end in range(min(best) + 1, problem.layers):
+        so_far = best.get(end - 1)
+        if so_far is not None:
+            offer = so_far - running[end - 1]
+            while window and window[-1][1] >= offer:
+                window.pop()
+            window.append((end - 1, offer))
+        while window and (prefix[end] - prefix[window[0][0]] > room or seconds[end] - seconds[window[0][0]] > most):
+            window.popleft()
+        if window:
+            step[end] = window[0][1] + running[end]
+            came[end] = window[0][0]
+    return step, came

@@ -1,0 +1,228 @@
+"""Where a model goes: the decision tree from a fleet and a request to a verified plan, or to the reasons why not.
+
+No telemetry or a homogeneous fleet: greedy. A heterogeneous fleet: the integer program. Deadline or solver
+failure: the best greedy plan. Whoever made it, a plan passes the verifier or is no answer; and only a proof
+that there is none refuses.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
+
+from shardbus_placer import refusal, solver_pulp
+from shardbus_placer.candidates import Candidate, Survey, survey
+from shardbus_placer.cut import Cut
+from shardbus_placer.explain import verdicts
+from shardbus_placer.greedy import Search, improve, starts
+from shardbus_placer.optimise import Outcome, optimise
+from shardbus_placer.policy import Policy
+from shardbus_placer.problem import Links, Problem, device_scores, formulate, links_of
+from shardbus_placer.score import Score
+from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
+from shardbus_placer.verify import verify
+
+GREEDY_TRIES = 3000
+"""Orders of stages that the greedy search may cut; counted, so that its plan does not depend on the machine."""
+GREEDY_SHARE = 0.4
+"""Share of the deadline that the greedy search may take when the machine is slow."""
+FINISH_SECONDS = 0.012
+"""Kept back from the deadline for verifying and explaining the plan."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that was worked out about one request before any search."""
+
+    fleet: Fleet
+    model: ModelProfile
+    request: PlacementRequest
+    policy: Policy
+    survey: Survey
+    links: Links
+    scores: dict[DeviceKey, Score]
+    problem: Problem
+    elapsed: Callable[[], float]
+
+    @property
+    def seconds_left(self) -> float:
+        """Wall time until the deadline, less what finishing takes."""
+        return self.request.deadline_ms / 1e3 - self.elapsed() - FINISH_SECONDS
+
+
+def plan(
+    fleet: Fleet,
+    model: ModelProfile,
+    request: PlacementRequest,
+    policy: Policy,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Placed | Refused:
+    """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
+
+    Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
+    that is not reached, equal inputs give equal plans. Loading the solver, once per process, is not counted.
+    """
+    solver_pulp.warm_up()
+    began = clock()
+
+    def elapsed() -> float:
+        return clock() - began
+
+    surveyed = survey(fleet, model, request, policy)
+    links = links_of(fleet, policy)
+    scores = device_scores(surveyed, links, policy)
+    problem = formulate(surveyed, links, model, request, scores)
+    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed)
+    impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
+    if impossible is not None:
+        return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
+
+    easy, reason = _easy(situation)
+    state = Search(problem, GREEDY_TRIES, lambda: elapsed() > GREEDY_SHARE * request.deadline_ms / 1e3)
+    for order in starts(problem):
+        state.offer(order)
+    improve(state)
+    if easy and state.best is not None:
+        answer = _placed(situation, state.best, None, "greedy", reason, ("greedy", "feasible"))
+        if not verify(fleet, model, request, policy, answer):
+            return answer
+    if easy:
+        reason = f"{reason}; but no greedy plan holds, so the integer program was asked"
+    greedy = state.best
+    outcome = optimise(problem, state, lambda: situation.seconds_left)
+    return _answer(situation, outcome, greedy, reason)
+
+
+def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: str) -> Placed | Refused:
+    """Return the solver's plan if it verifies, else the greedy one, else the refusal."""
+    limit = f"{situation.request.deadline_ms:g} ms"
+    stopped = {
+        "deadline": f"the deadline of {limit} passed before the solver had an answer",
+        "failed": f"the solver failed ({outcome.detail})",
+        "feasible": f"the deadline of {limit} passed before the proof was complete",
+    }.get(outcome.status, "the solver finished")
+    if outcome.cut is not None:
+        by_solver = outcome.status == "optimal" or outcome.improved
+        if not by_solver and outcome.status == "feasible" and situation.seconds_left > 0:
+            by_solver = True  # the solver finished: its bound stands, and the plan at hand is the best known
+            stopped = "the solver finished; a small gap to its bound remains"
+        strategy: Strategy = "ilp" if by_solver else "greedy"
+        why = reason if outcome.status == "optimal" else f"{reason}; {stopped}"
+        if strategy == "greedy":
+            why += ", so this is the best greedy plan"
+        found = _placed(situation, outcome.cut, outcome.bound, strategy, why, (outcome.solver, outcome.status))
+        if not (wrong := verify(situation.fleet, situation.model, situation.request, situation.policy, found)):
+            return found
+        if greedy is not None and greedy is not outcome.cut:
+            why = f"{reason}; the solver's plan did not verify ({wrong[0]}), so this is the best greedy plan"
+            fallback = _placed(situation, greedy, None, "greedy", why, (outcome.solver, "failed"))
+            if not verify(situation.fleet, situation.model, situation.request, situation.policy, fallback):
+                return fallback
+    proved = outcome.status == "infeasible"
+    found_reasons = refusal.after_search(
+        situation.fleet,
+        situation.model,
+        situation.request,
+        situation.policy,
+        situation.survey,
+        situation.problem,
+        proved=proved,
+        seconds_left=lambda: situation.seconds_left,
+    )
+    why = f"{reason}; {'the solver proved that no plan exists' if proved else stopped}"
+    return _refused(situation, found_reasons, "ilp", why, (outcome.solver, outcome.status))
+
+
+def _placed(
+    situation: Situation,
+    cut: Cut,
+    bound: float | None,
+    strategy: Strategy,
+    reason: str,
+    solver: tuple[str, str],
+) -> Placed:
+    candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
+    model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
+    stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
+    hops = hops_of(problem, cut, situation.links)
+    predicted = prediction_of(
+        stages, hops, model=model, request=request, links=situation.links, survey=situation.survey
+    )
+    return Placed(
+        model_id=model.model_id,
+        strategy=strategy,
+        strategy_reason=reason,
+        stages=stages,
+        hops=hops,
+        objective=objective_of(problem, cut.cost, bound),
+        predicted=predicted,
+        devices=verdicts(situation.survey, situation.scores, policy, problem, cut),
+        solver=SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed())),
+    )
+
+
+def _refused(
+    situation: Situation, why: Refusal, strategy: Strategy, reason: str, solver: tuple[str, str] | None
+) -> Refused:
+    report = None
+    if solver is not None:
+        report = SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed()))
+    return Refused(
+        model_id=situation.model.model_id,
+        strategy=strategy,
+        strategy_reason=reason,
+        refusal=why,
+        solver=report,
+        devices=verdicts(situation.survey, situation.scores, situation.policy),
+    )
+
+
+def _easy(situation: Situation) -> tuple[bool, str]:
+    """Return whether the greedy search is enough, and which branch of the decision tree that is."""
+    candidates = situation.survey.candidates
+    if not any(_has_reading(candidate) for candidate in candidates):
+        return True, "no telemetry: no usable device has a reading of its memory or load, so greedy"
+    difference = _difference(situation)
+    if difference is None:
+        return True, "homogeneous: all usable devices and links are alike, so greedy"
+    return False, f"heterogeneous: {difference}, so the integer program"
+
+
+def _has_reading(candidate: Candidate) -> bool:
+    device = candidate.device
+    return device.memory_used_bytes is not None or device.compute_utilization_percent is not None
+
+
+def _difference(situation: Situation) -> str | None:
+    """Return the first thing in which two usable devices, or two links, differ beyond the tolerance."""
+    candidates, tolerance = situation.survey.candidates, situation.policy.tolerance
+    first = candidates[0]
+    for other in candidates[1:]:
+        names = f"{first.key} and {other.key}"
+        if (first.device.name, first.device.backend) != (other.device.name, other.device.backend):
+            return f"{names} differ in kind"
+        measures = (
+            ("memory", first.device.memory_total_bytes or 0, other.device.memory_total_bytes or 0),
+            ("free memory", first.room_bytes, other.room_bytes),
+            ("speed", first.seconds[-1], other.seconds[-1]),
+        )
+        for what, a, b in measures:
+            if abs(a - b) > tolerance * max(abs(a), abs(b)):
+                return f"{names} differ in {what}"
+        if first.seconds_by_count != other.seconds_by_count:
+            return f"{names} differ in measured speed"
+    hops = situation.problem.hops
+    between = [seconds for a, row in enumerate(hops) for b, seconds in enumerate(row) if a != b]
+    if any(seconds is None for seconds in between) and any(seconds is not None for seconds in between):
+        return "not all nodes have a link to each other"
+    inside = [row[node] for node, row in enumerate(hops)] if len(candidates) > len(hops) else []
+    for what, links in (("links between nodes", between), ("links inside nodes", inside)):
+        known = [seconds for seconds in links if seconds is not None]
+        if known and max(known) - min(known) > tolerance * max(known):
+            return f"{what} differ"
+    return None

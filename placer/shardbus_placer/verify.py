@@ -1,0 +1,302 @@
+"""Whether a plan keeps every promise, worked out again from the raw inputs.
+
+Nothing here calls the planner's capacity or cost code: memory, coverage, links, conditions, times and the
+objective are computed a second time, from the fleet, the model, the request and the policy's figures. An error
+in the planner is then seen here, and not on a GPU.
+"""
+
+import math
+from collections.abc import Iterator
+
+from shardbus_schemas.devices import LinkFigures
+from shardbus_schemas.fleet import Fleet, FleetDevice, FleetNode
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Placed, PlacementRequest, Stage
+
+from shardbus_placer.policy import Policy
+
+CLOSE = 1e-6
+"""Relative difference that two ways of adding the same floats may have."""
+
+
+def verify(
+    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed
+) -> tuple[str, ...]:
+    """Return everything that is wrong with the plan, one sentence each; empty means it holds."""
+    checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _times)
+    for check in checks:
+        wrong = tuple(check(fleet, model, request, policy, placed))
+        if wrong:  # later checks rely on what earlier ones made sure of
+            return wrong
+    return ()
+
+
+Check = Iterator[str]
+
+
+def _known(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    del request, policy
+    if placed.model_id != model.model_id:
+        yield f"the plan is for {placed.model_id}, not {model.model_id}"
+    devices = {key for key, _, _ in fleet.devices()}
+    seen: set[DeviceKey] = set()
+    for stage in placed.stages:
+        for device in stage.devices:
+            if device not in devices:
+                yield f"{device} is not in the fleet"
+            if device in seen:
+                yield f"{device} is used twice"
+            seen.add(device)
+        if not stage.devices:
+            yield f"the stage of layers {stage.start_layer} to {stage.end_layer} has no device"
+        if set(stage.memory_bytes) != set(stage.devices):
+            yield f"the stage of layers {stage.start_layer} to {stage.end_layer} does not say each device's memory"
+
+
+def _coverage(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    del fleet, request, policy
+    at = 0
+    for stage in placed.stages:
+        if stage.start_layer != at:
+            yield f"a stage begins at layer {stage.start_layer}, but the one before ends at {at}"
+        if stage.end_layer <= stage.start_layer:
+            yield f"a stage of layers {stage.start_layer} to {stage.end_layer} holds nothing"
+        at = stage.end_layer
+    if at != model.layers:
+        yield f"the stages end at layer {at} of {model.layers}"
+
+
+def _memory(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    by_key = {key: device for key, _, device in fleet.devices()}
+    for stage in placed.stages:
+        for key in stage.devices:
+            device = by_key[key]
+            needed, free = _needed(model, request, policy, device, stage), _free(request, policy, device)
+            if free is None:
+                yield f"nobody knows how much memory {key} has"
+            elif needed > free:
+                yield f"{key} must hold {needed:,} bytes but has {free:,}"
+            if stage.memory_bytes[key] != needed:
+                yield f"the plan says {key} holds {stage.memory_bytes[key]:,} bytes; it is {needed:,}"
+
+
+def _needed(model: ModelProfile, request: PlacementRequest, policy: Policy, device: FleetDevice, stage: Stage) -> int:
+    kv = model.kv_bytes_by_layer(request.context_tokens)
+    total = 0
+    for layer in range(stage.start_layer, stage.end_layer):
+        total += model.bytes_by_layer[layer] + kv[layer] * request.concurrency
+    begins, ends = stage.start_layer == 0, stage.end_layer == model.layers
+    tied = max(model.head_bytes, model.embedding_bytes)
+    if model.tied_embedding and ends:
+        total += tied
+    elif ends:
+        total += model.head_bytes
+    if begins and not (model.tied_embedding and ends):
+        total += model.embedding_bytes
+    share = math.ceil(total / len(stage.devices)) if len(stage.devices) == 1 else -(-total // len(stage.devices))
+    tokens = request.context_tokens * request.concurrency
+    tokens = min(tokens, policy.activation_tokens)
+    share += tokens * model.activation_bytes_per_token * policy.activation_buffers
+    if request.runtime_overhead_bytes is None:
+        return share + policy.of_backend(device.backend).runtime_overhead_bytes
+    return share + request.runtime_overhead_bytes
+
+
+def _free(request: PlacementRequest, policy: Policy, device: FleetDevice) -> int | None:
+    total = device.memory_total_bytes
+    if total is None:
+        return None
+    rules = policy.of_backend(device.backend)
+    fraction = request.headroom_fraction if request.headroom_fraction is not None else rules.headroom_fraction
+    least = request.headroom_bytes if request.headroom_bytes is not None else rules.headroom_bytes
+    used = device.memory_used_bytes
+    if used is None:
+        used = math.ceil(total * policy.unknown_memory_used_fraction)
+    kept = math.ceil(total * fraction)
+    return total - used - device.memory_reserved_bytes - max(least, kept)
+
+
+def _places(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    """Check that every used device may be used at all."""
+    by_key = {key: device for key, _, device in fleet.devices()}
+    for key in (key for stage in placed.stages for key in stage.devices):
+        device = by_key[key]
+        if device.status in policy.barred_statuses:
+            yield f"{key} is {device.status}"
+        if request.include and key not in request.include and key.node_id not in request.include:
+            yield f"{key} is not included"
+        if key in request.exclude or key.node_id in request.exclude:
+            yield f"{key} is excluded"
+        if model.backends is not None and device.backend is not None and device.backend not in model.backends:
+            yield f"{key} runs {device.backend}, which the model does not"
+        battery = device.battery_percent
+        if device.is_plugged_in is False and battery is not None and battery < policy.minimum_battery_percent:
+            yield f"{key} is on battery at {battery:.0f} %"
+
+
+def _conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    del fleet, model, policy
+    devices = [key for stage in placed.stages for key in stage.devices]
+    nodes = {key.node_id for key in devices}
+    if len(nodes) < request.min_nodes:
+        yield f"{len(nodes)} nodes are fewer than min_nodes={request.min_nodes}"
+    if request.max_nodes is not None and len(nodes) > request.max_nodes:
+        yield f"{len(nodes)} nodes are more than max_nodes={request.max_nodes}"
+    if request.max_devices is not None and len(devices) > request.max_devices:
+        yield f"{len(devices)} devices are more than max_devices={request.max_devices}"
+    if request.max_stages is not None and len(placed.stages) > request.max_stages:
+        yield f"{len(placed.stages)} stages are more than max_stages={request.max_stages}"
+    held = {key: stage.layers for stage in placed.stages for key in stage.devices}
+    for name, count in request.pin.items():
+        if held.get(DeviceKey(name)) != count:
+            yield f"{name} is pinned to {count} layers but holds {held.get(DeviceKey(name), 0)}"
+
+
+def _tensor(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    del policy
+    by_key = {key: device for key, _, device in fleet.devices()}
+    for stage in placed.stages:
+        size = len(stage.devices)
+        if size == 1:
+            if request.sharding == "tensor":
+                yield f"{stage.devices[0]} is alone in a stage of a tensor placement"
+            continue
+        if request.sharding == "pipeline" or not model.supports_tensor:
+            yield f"{size} devices share a stage, which was not asked for or is not supported"
+        for what in ("num_attention_heads", "num_key_value_heads", "hidden_size"):
+            value: int | None = getattr(model, what)
+            if value is None or value % size:
+                yield f"{what} {value} cannot be split over {size} devices"
+        if len({key.node_id for key in stage.devices}) > 1:
+            yield f"the tensor group {', '.join(stage.devices)} spans nodes"
+        kinds = {(d.name, d.backend, d.memory_total_bytes) for d in (by_key[key] for key in stage.devices)}
+        if len(kinds) > 1:
+            yield f"the tensor group {', '.join(stage.devices)} mixes kinds of devices"
+
+
+def _link(fleet: Fleet, policy: Policy, a: DeviceKey, b: DeviceKey) -> LinkFigures | None:
+    if a.node_id == b.node_id:
+        return _node(fleet, a).device_link or policy.device_link
+    for link in fleet.links:
+        if link.from_node == a.node_id and link.to_node == b.node_id:
+            return link
+    return fleet.default_link
+
+
+def _node(fleet: Fleet, key: DeviceKey) -> FleetNode:
+    return next(node for node in fleet.nodes if node.node_id == key.node_id)
+
+
+def _links(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    pairs = list(zip(placed.stages, placed.stages[1:], strict=False))
+    if len(placed.hops) != len(pairs):
+        yield f"{len(placed.hops)} hops do not join {len(placed.stages)} stages"
+        return
+    for (before, after), hop in zip(pairs, placed.hops, strict=True):
+        if hop.from_device not in before.devices or hop.to_device not in after.devices:
+            yield f"the hop from {hop.from_device} to {hop.to_device} does not join consecutive stages"
+            continue
+        link = _link(fleet, policy, hop.from_device, hop.to_device)
+        if link is None:
+            yield f"there is no link from {hop.from_device.node_id} to {hop.to_device.node_id}"
+            continue
+        size = model.activation_bytes_per_token * request.concurrency
+        seconds = link.latency_seconds + size / link.bandwidth_bytes_per_second
+        if not _same(hop.seconds, seconds):
+            yield f"the hop to {hop.to_device} takes {seconds} s, not {hop.seconds} s"
+
+
+def _times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    by_key = {key: device for key, _, device in fleet.devices()}
+    known = [d.memory_bandwidth_bytes_per_second for d in by_key.values()]
+    slowest = min((speed for speed in known if speed is not None), default=math.inf)
+    for stage in placed.stages:
+        seconds = max(
+            _stage_seconds(fleet, model, request, policy, by_key[key], slowest, stage) for key in stage.devices
+        )
+        if not _same(stage.seconds, seconds):
+            yield f"the stage on {stage.devices[0]} takes {seconds} s, not {stage.seconds} s"
+    hops = [*(hop.seconds for hop in placed.hops), 0.0]
+    stages = [stage.seconds for stage in placed.stages]
+    waited = sum(stages) + sum(hops)
+    if not _same(placed.predicted.seconds_per_token, waited):
+        yield f"a token takes {waited} s, not {placed.predicted.seconds_per_token} s"
+    objective = placed.objective
+    if objective.name != request.objective:
+        yield f"the plan is for {objective.name}, but {request.objective} was asked"
+        return
+    if objective.name == "throughput":
+        value = max(stage + hop for stage, hop in zip(stages, hops, strict=True))
+    elif objective.name == "latency":
+        value = waited
+    else:
+        scores = {verdict.device: verdict.score for verdict in placed.devices}
+        value = sum(
+            stage.layers * sum(scores.get(key, 0.0) for key in stage.devices) / len(stage.devices)
+            for stage in placed.stages
+        )
+    if not _same(objective.value, value):
+        yield f"the objective is {value}, not {objective.value}"
+    if objective.bound is not None:
+        better = objective.bound - objective.value if objective.name == "score" else objective.value - objective.bound
+        if better < -CLOSE * abs(objective.value):
+            yield f"the objective {objective.value} is better than its bound {objective.bound}"
+
+
+def _stage_seconds(
+    fleet: Fleet,
+    model: ModelProfile,
+    request: PlacementRequest,
+    policy: Policy,
+    device: FleetDevice,
+    slowest: float,
+    stage: Stage,
+) -> float:
+    speed = 1.0
+    hot, threshold = device.thermal_temperature_c, device.thermal_throttle_threshold_c
+    throttling = device.is_thermal_throttling
+    if throttling is None and hot is not None and threshold is not None:
+        throttling = hot >= threshold
+    if throttling:
+        speed *= policy.throttling_speed
+    if device.is_plugged_in is False:
+        speed *= policy.on_battery_speed
+    speed *= 1 - policy.utilization_weight * (device.compute_utilization_percent or 0) / 100
+    rules = policy.of_backend(device.backend)
+    peak = device.memory_bandwidth_bytes_per_second or min(rules.unknown_bandwidth_bytes_per_second, slowest)
+    bandwidth = peak * rules.bandwidth_efficiency * speed
+    kv = model.kv_bytes_by_layer(request.context_tokens)
+    measured = next((one for one in device.measured if one.model_id == model.model_id), None)
+    seconds = 0.0
+    for layer in range(stage.start_layer, stage.end_layer):
+        held, active = model.bytes_by_layer[layer], model.active_bytes_by_layer[layer]
+        weights = held if active >= held else min(held, active * request.concurrency)
+        if measured is not None and measured.seconds_per_layer is not None:
+            alone = min(held, active)
+            more = weights - alone + kv[layer] * (request.concurrency - 1)
+            seconds += measured.seconds_per_layer / speed + more / bandwidth
+        else:
+            seconds += (weights + kv[layer] * request.concurrency) / bandwidth
+    if measured is not None and measured.tokens_per_second_by_layers:
+        rates = measured.tokens_per_second_by_layers[: model.layers]
+        if stage.layers <= len(rates):
+            seconds = request.concurrency / rates[stage.layers - 1] / speed
+        else:
+            seconds = request.concurrency / rates[-1] / speed / len(rates) * stage.layers
+    if stage.end_layer == model.layers:
+        tied = max(model.head_bytes, model.embedding_bytes)
+        seconds += (tied if model.tied_embedding else model.head_bytes) / bandwidth
+    size = len(stage.devices)
+    seconds /= size
+    if size > 1:
+        link = _node(fleet, stage.devices[0]).device_link or policy.device_link
+        step = link.latency_seconds + (
+            model.activation_bytes_per_token * request.concurrency / size / link.bandwidth_bytes_per_second
+        )
+        seconds += 2 * stage.layers * 2 * (size - 1) * step
+    return seconds
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=CLOSE, abs_tol=1e-15)
