@@ -12,10 +12,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError, ProjectorFencedError
-from shardbus_eventstore.read_model.tables import CheckpointRow
-
-VERSION: Final = 1
-"""Raised when the fold or its tables change so that the streams must be folded anew."""
+from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
 TABLES_OF: Final = {
     TELEMETRY: ("device_states", "device_history", "node_heard", "links"),

@@ -8,9 +8,8 @@ from shardbus_infra.bus.streams import FLEET
 from shardbus_schemas.ids import DeviceKey
 from sqlalchemy import Connection, select, tuple_
 
-from shardbus_eventstore.checkpoint import VERSION
 from shardbus_eventstore.intake import Rejected
-from shardbus_eventstore.read_model.tables import CheckpointRow, DeviceRow, NodeRow
+from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow, DeviceRow, NodeRow
 from shardbus_eventstore.state import DeviceStateRecord
 
 CODE: Final = "unknown_device"

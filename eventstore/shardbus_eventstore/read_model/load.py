@@ -18,31 +18,37 @@ from shardbus_eventstore.read_model.rows import (
     node_record,
     reading_record,
 )
-from shardbus_eventstore.read_model.tables import TABLES, CheckpointRow
+from shardbus_eventstore.read_model.tables import TABLES, VERSION, CheckpointRow
 from shardbus_eventstore.state import FleetState
 
 RecordT = TypeVar("RecordT")
 
 
-def load_state(connection: Connection, version: int = 1) -> FleetState:
+def load_state(connection: Connection) -> FleetState:
     """Return the whole state as the rows have it: equal to the fold of the streams up to the checkpoints."""
-    state = load_working_state(connection)
+    return replace(
+        load_fleet_state(connection),
+        models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
+        instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
+        decisions={record.command_id: record for record in _read(connection, "decisions", decision_record)},
+        dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
+    )
+
+
+def load_fleet_state(connection: Connection) -> FleetState:
+    """Return what ``fleet_of`` looks at: the fleet as the rows have it, without the history of decisions."""
     checkpoints = connection.execute(
         select(CheckpointRow.stream, CheckpointRow.sequence, CheckpointRow.ignored).where(
-            CheckpointRow.version == version
+            CheckpointRow.version == VERSION
         )
     ).all()
     return replace(
-        state,
+        load_working_state(connection),
         device_states={record.reading.key: record for record in _read(connection, "device_states", reading_record)},
         links={
             (record.measured.from_node, record.measured.to_node): record
             for record in _read(connection, "links", link_record)
         },
-        models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
-        instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
-        decisions={record.command_id: record for record in _read(connection, "decisions", decision_record)},
-        dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
         positions={row.stream: row.sequence for row in checkpoints if row.sequence},
         ignored={row.stream: row.ignored for row in checkpoints if row.ignored},
     )

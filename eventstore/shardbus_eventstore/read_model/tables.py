@@ -295,5 +295,8 @@ class GapRow(Base):
     noticed_at: Mapped[datetime]
 
 
+VERSION: Final = 1
+"""Raised when the fold or its tables change so that the streams must be folded anew."""
+
 TABLES: Final[dict[str, Table]] = dict(Base.metadata.tables)
 """Every table by its name."""

@@ -1,0 +1,256 @@
+"""What people and pages ask of the read model. Each answer is a plain value, as of the rows at that moment."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from shardbus_schemas.fleet import Fleet, FleetDevice
+from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Placed, PlacementRequest
+from sqlalchemy import ColumnElement, Connection, Select, select
+
+from shardbus_eventstore.fleet_view import fleet_of
+from shardbus_eventstore.read_model.load import load_fleet_state
+from shardbus_eventstore.read_model.rows import Row, decision_record, instance_record, model_record
+from shardbus_eventstore.read_model.tables import (
+    TABLES,
+    VERSION,
+    CheckpointRow,
+    DeadLetterRow,
+    DecisionRow,
+    GapRow,
+    InstanceRow,
+    LinkRow,
+    RefusalRow,
+    ShardRow,
+)
+from shardbus_eventstore.state import Decision, InstanceStatus
+
+ViewT = TypeVar("ViewT", bound=FrozenModel)
+
+
+class DeviceView(FrozenModel):
+    """A device with its facts, its last readings, its status, and what is promised on it."""
+
+    key: DeviceKey
+    device: FleetDevice
+    heard_at: datetime | None
+    """When its node was last heard."""
+
+
+class LinkView(FrozenModel):
+    """The latest measurement of a directed path."""
+
+    from_node: NodeId
+    to_node: NodeId
+    bandwidth_bytes_per_second: float
+    latency_seconds: float
+    method: str
+    measured_at: datetime
+
+
+class ModelView(FrozenModel):
+    """A registered model."""
+
+    profile: ModelProfile
+    registered_at: datetime
+
+
+class ShardView(FrozenModel):
+    """One device's part of an instance."""
+
+    stage: int
+    device: DeviceKey
+    start_layer: int
+    end_layer: int
+    """One past the last layer."""
+    memory_bytes: int
+    seconds: float
+
+
+class InstanceView(FrozenModel):
+    """A model that was placed, and where."""
+
+    instance_id: InstanceId
+    command_id: str
+    model_id: ModelId
+    status: InstanceStatus
+    strategy: str
+    request: PlacementRequest
+    plan: Placed
+    shards: tuple[ShardView, ...]
+    """Empty unless it is placed."""
+    created_at: datetime
+    updated_at: datetime
+    reason: str | None
+
+
+class RefusalView(FrozenModel):
+    """Why a placement was refused."""
+
+    command_id: str
+    model_id: str
+    code: str
+    message: str
+    required_bytes: int | None
+    available_bytes: int | None
+    missing_bytes: int | None
+    missing_by_device: dict[str, int]
+    reasons: dict[str, int]
+    remedy: str | None
+    proved: bool
+    sequence: int
+    recorded_at: datetime
+
+
+class DeadLetterView(FrozenModel):
+    """A message that nobody could read."""
+
+    stream: str
+    stream_sequence: int
+    subject: str
+    code: str
+    reason: str
+    headers: dict[str, str]
+    payload_base64: str
+    seen_by: str
+    sequence: int
+    """Of the letter in ``DEAD``."""
+    recorded_at: datetime
+
+
+class CheckpointView(FrozenModel):
+    """How far a stream is projected, and what became of its messages."""
+
+    stream: str
+    stream_created: datetime
+    sequence: int
+    sequence_recorded_at: datetime | None
+    epoch: int
+    folded: int
+    ignored: int
+    rejected: int
+    skipped: int
+    updated_at: datetime
+
+
+class GapView(FrozenModel):
+    """A part of a stream that was gone before it was projected."""
+
+    stream: str
+    from_sequence: int
+    to_sequence: int
+    noticed_at: datetime
+
+
+def fleet(connection: Connection, now: datetime) -> Fleet:
+    """Return the fleet as the planner would see it."""
+    return fleet_of(load_fleet_state(connection), now)
+
+
+def devices(connection: Connection, now: datetime) -> Sequence[DeviceView]:
+    """Return every registered device, by name."""
+    state = load_fleet_state(connection)
+    heard = {node: record.recorded_at for node, record in state.node_heard.items()}
+    return [
+        DeviceView(key=key, device=device, heard_at=heard.get(node.node_id))
+        for key, node, device in fleet_of(state, now).devices()
+    ]
+
+
+def links(connection: Connection) -> Sequence[LinkView]:
+    """Return every measured path, by its ends."""
+    return _views(connection, LinkView, select(LinkRow.__table__).order_by(LinkRow.from_node, LinkRow.to_node))
+
+
+def models(connection: Connection) -> Sequence[ModelView]:
+    """Return every registered model, by name."""
+    found = connection.execute(select(TABLES["models"]).order_by("model_id")).mappings()
+    records = [model_record(dict(row)) for row in found]
+    return [ModelView(profile=record.profile, registered_at=record.recorded_at) for record in records]
+
+
+def instances(connection: Connection, *, include_deleted: bool = False) -> Sequence[InstanceView]:
+    """Return the instances with their shards, the oldest first."""
+    return _instances(connection, *(() if include_deleted else (InstanceRow.status != "deleted",)))
+
+
+def instance(connection: Connection, instance_id: str) -> InstanceView | None:
+    """Return one instance, or ``None`` if there never was one of this name."""
+    return next(iter(_instances(connection, InstanceRow.instance_id == instance_id)), None)
+
+
+def decision(
+    connection: Connection, *, command_id: str | None = None, instance_id: str | None = None
+) -> Decision | None:
+    """Return the answer to a command, or what placed an instance, whole; ``None`` if there is none."""
+    wanted = DecisionRow.command_id == command_id if command_id else DecisionRow.instance_id == instance_id
+    query = select(TABLES["decisions"]).where(wanted).order_by("sequence").limit(1)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else decision_record(dict(row))
+
+
+def decisions(connection: Connection, *, limit: int = 100) -> Sequence[Decision]:
+    """Return the answers to the last commands, the newest first."""
+    query = select(TABLES["decisions"]).order_by(DecisionRow.sequence.desc()).limit(limit)
+    return [decision_record(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def refusals(connection: Connection, *, limit: int = 100) -> Sequence[RefusalView]:
+    """Return the last refusals, the newest first."""
+    query = select(RefusalRow.__table__).order_by(RefusalRow.sequence.desc()).limit(limit)
+    return _views(connection, RefusalView, query)
+
+
+def dead_letters(connection: Connection, *, limit: int = 100) -> Sequence[DeadLetterView]:
+    """Return the last dead letters, the newest first."""
+    query = select(DeadLetterRow.__table__).order_by(DeadLetterRow.sequence.desc()).limit(limit)
+    return _views(connection, DeadLetterView, query)
+
+
+def checkpoints(connection: Connection) -> Sequence[CheckpointView]:
+    """Return how far each stream is projected; what the stream holds beyond that is the lag."""
+    query = select(CheckpointRow.__table__).where(CheckpointRow.version == VERSION).order_by(CheckpointRow.stream)
+    return _views(connection, CheckpointView, query)
+
+
+def gaps(connection: Connection, *, limit: int = 100) -> Sequence[GapView]:
+    """Return the last gaps, the newest first."""
+    return _views(connection, GapView, select(GapRow.__table__).order_by(GapRow.gap_id.desc()).limit(limit))
+
+
+def _instances(connection: Connection, *where: ColumnElement[bool]) -> Sequence[InstanceView]:
+    shards: dict[str, list[ShardView]] = {}
+    parts = select(ShardRow.__table__).join(InstanceRow, InstanceRow.instance_id == ShardRow.instance_id).where(*where)
+    ordered = parts.order_by(ShardRow.instance_id, ShardRow.stage, ShardRow.node_id, ShardRow.device_id)
+    for row in connection.execute(ordered).mappings():
+        view = _view(ShardView, {**row, "device": DeviceKey.of(row["node_id"], row["device_id"])})
+        shards.setdefault(row["instance_id"], []).append(view)
+    query = select(TABLES["instances"]).where(*where).order_by("created_sequence")
+    records = [instance_record(dict(row)) for row in connection.execute(query).mappings()]
+    return [
+        InstanceView(
+            instance_id=record.instance_id,
+            command_id=record.command_id,
+            model_id=record.model.model_id,
+            status=record.status,
+            strategy=record.plan.strategy,
+            request=record.request,
+            plan=record.plan,
+            shards=tuple(shards.get(record.instance_id, ())),
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            reason=record.reason,
+        )
+        for record in records
+    ]
+
+
+def _views(connection: Connection, view: type[ViewT], query: Select[Any]) -> Sequence[ViewT]:
+    return [_view(view, dict(row)) for row in connection.execute(query).mappings()]
+
+
+def _view(view: type[ViewT], row: Row) -> ViewT:
+    return view(**{name: row[name] for name in view.model_fields})
