@@ -105,9 +105,14 @@ async def _until(read: Callable[[], FoundT], good: Callable[[FoundT], bool], wha
     """Return what ``read`` finds as soon as it is ``good``; raise CommandError when the deadline passes."""
     deadline = time.monotonic() + _DEADLINE_SECONDS
     while True:
-        found = await asyncio.to_thread(read)
-        if good(found):
-            return found
-        if time.monotonic() > deadline:
-            raise CommandError(f"{what} did not reach Postgres within {_DEADLINE_SECONDS:g} s", Exit.FAILED)
+        try:
+            found = await asyncio.to_thread(read)
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise  # until then the projector may still be making its tables
+        else:
+            if good(found):
+                return found
+            if time.monotonic() > deadline:
+                raise CommandError(f"{what} did not reach Postgres within {_DEADLINE_SECONDS:g} s", Exit.FAILED)
         await asyncio.sleep(0.1)

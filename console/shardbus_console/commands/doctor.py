@@ -65,7 +65,7 @@ def doctor(
     Exits with 0 if all is well, 5 if a server does not answer, 1 if something else is wrong.
     """
     settings = settings_for(CommonSettings, nats_url=nats_url, postgres_url=postgres_url)
-    findings = [*_packages(), *_devices(), *asyncio.run(_bus(settings)), *_read_model(settings)]
+    findings = [*_packages(), *asyncio.run(_bus(settings)), *_read_model(settings)]
     if json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -94,15 +94,6 @@ def _installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-def _devices() -> Iterator[Finding]:
-    try:
-        from shardbus_agents.backends.start import describe_backends
-    except ModuleNotFoundError:
-        return  # the missing extra is reported above
-    for name, works, found in describe_backends():
-        yield Finding(f"backend {name}", "ok" if works else "warning", found)
 
 
 async def _bus(settings: CommonSettings) -> list[Finding]:

@@ -1,7 +1,7 @@
 """``shardbus devices``, ``links`` and ``instances``: what the read model says is there."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from shardbus_infra.settings import CommonSettings
@@ -13,6 +13,9 @@ from shardbus_console.exits import CommandError, Exit
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import bytes_text, print_json, print_table, rate_text, say, seconds_text
 from shardbus_console.placement_view import print_result
+
+if TYPE_CHECKING:
+    from shardbus_eventstore.read_model.queries import InstanceView
 
 _RIGHT = frozenset({"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age"})
 
@@ -34,9 +37,12 @@ def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
 
 def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
     """List the measured links between nodes, each in its direction."""
-    fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
+    from shardbus_eventstore.read_model import queries
+
+    with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
+        found = queries.links(connection)
     if json:
-        print_json(fleet.links)
+        print_json(found)
         return
     rows = [
         {
@@ -44,8 +50,10 @@ def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
             "to": link.to_node,
             "bandwidth": rate_text(link.bandwidth_bytes_per_second),
             "latency": seconds_text(link.latency_seconds),
+            "measured": f"{link.measured_at:%Y-%m-%d %H:%M:%S}",
+            "method": link.method,
         }
-        for link in fleet.links
+        for link in found
     ]
     print_table(None, rows, right=_RIGHT)
     if not rows:
@@ -63,31 +71,13 @@ def instances(
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
-        found = queries.instances(connection)
-    if instance_id is not None:
-        chosen = next((instance for instance in found if instance.instance_id == instance_id), None)
-        if chosen is None:
-            raise CommandError(
-                f"no instance is named {instance_id!r}; `shardbus instances --all` lists them", Exit.FAILED
-            )
-        if json:
-            print_json({"instance_id": instance_id, "status": chosen.status, "plan": chosen.plan})
-        else:
-            print_result(chosen.plan, heading=f"{instance_id} ({chosen.status})")
-        return
+        if instance_id is not None:
+            _print_instance(instance_id, queries.instance(connection, instance_id), json=json)
+            return
+        found = queries.instances(connection, include_deleted=everything)
     shown = [instance for instance in found if everything or instance.status == "placed"]
     if json:
-        print_json(
-            [
-                {
-                    "instance_id": i.instance_id,
-                    "status": i.status,
-                    "created_at": i.created_at.isoformat(),
-                    "plan": i.plan,
-                }
-                for i in shown
-            ]
-        )
+        print_json(shown)
         return
     rows = [
         {
@@ -107,6 +97,15 @@ def instances(
         say("nothing is placed; try `shardbus place llama-3.1-8b`")
 
 
+def _print_instance(instance_id: str, found: "InstanceView | None", *, json: bool) -> None:
+    if found is None:
+        raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them", Exit.FAILED)
+    if json:
+        print_json(found)
+    else:
+        print_result(found.plan, heading=f"{instance_id} ({found.status})")
+
+
 def read_fleet_of(settings: CommonSettings) -> Fleet:
     """Return the fleet as Postgres has it now."""
     from shardbus_eventstore.read_model import queries
@@ -120,8 +119,8 @@ def read_plan(settings: CommonSettings, instance_id: str) -> Placed | None:
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings) as connection:
-        found = [instance for instance in queries.instances(connection) if instance.instance_id == instance_id]
-    return found[0].plan if found else None
+        found = queries.instance(connection, instance_id)
+    return found.plan if found else None
 
 
 def print_devices(fleet: Fleet) -> None:
