@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -52,8 +52,6 @@ class DataFolder:
     kind: str
     """What runs on it, for example ``nats``."""
     mode: int = 0o700
-    facts: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What the layout file remembers beside the layout; kept by ``remember``."""
     _lock: IO[str] | None = None
 
     def __post_init__(self) -> None:
@@ -83,14 +81,6 @@ class DataFolder:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-    def remember(self, **facts: Any) -> None:
-        """Write facts to the layout file, in one piece."""
-        self.facts.update(facts)
-        document = {"product": "shardbus", "kind": self.kind, "layout": LAYOUT, **self.facts}
-        written = self.path / f"{LAYOUT_FILE}.new"
-        written.write_text(json.dumps(document, indent=2) + "\n")
-        written.replace(self.path / LAYOUT_FILE)
 
     def way_out(self) -> str:
         """Return what helps with any folder that can not be used, as the end of an error message."""
@@ -149,13 +139,16 @@ class DataFolder:
     def _check_layout(self) -> None:
         layout_file = self.path / LAYOUT_FILE
         if not layout_file.exists():
-            self.remember()
+            document = {"product": "shardbus", "kind": self.kind, "layout": LAYOUT}
+            written = layout_file.with_suffix(".new")
+            written.write_text(json.dumps(document, indent=2) + "\n")
+            written.replace(layout_file)
             return
         try:
-            document = json.loads(layout_file.read_text())
+            found = json.loads(layout_file.read_text())
         except (OSError, ValueError) as error:
             raise DataFolderError(f"can not read {layout_file}: {error}. {self.way_out()}") from error
-        known = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+        known = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
         kind, layout = known.get("kind"), known.get("layout")
         if kind != self.kind:
             raise DataFolderError(f"the data folder {self.path} belongs to {kind}, not to {self.kind}. Choose another.")
@@ -166,4 +159,3 @@ class DataFolder:
                 f"shardbus; this one knows layout {LAYOUT}. "
                 f"{'Upgrade shardbus, or start anew: ' if newer else ''}{self.way_out()}"
             )
-        self.facts = {name: value for name, value in known.items() if name not in {"product", "kind", "layout"}}
