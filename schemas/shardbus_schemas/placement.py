@@ -25,7 +25,7 @@ class PlacementRequest(FrozenModel):
     """A model of the catalogue, or one registered before."""
     model: ModelProfile | None = None
     """A model given inline; it needs no catalogue."""
-    objective: ObjectiveName = "throughput"
+    objective: ObjectiveName = "latency"
     """What to optimise: the rate, one user's wait per token, the weighted device score, or the whole fleet's rate."""
     sharding: Sharding = "auto"
     """Cut between layers (``pipeline``), across them (``tensor``), or whatever is better."""

@@ -59,6 +59,11 @@ def event(kind: EventKind, name: str) -> str:
     return f"{PREFIX}.event.{kind}.{encode_token(name)}"
 
 
+def any_event(kind: EventKind) -> str:
+    """Return the pattern of all events of one kind."""
+    return f"{PREFIX}.event.{kind}.*"
+
+
 def command(verb: CommandVerb) -> str:
     """Return where commands of one verb go."""
     return f"{PREFIX}.command.{verb}"
