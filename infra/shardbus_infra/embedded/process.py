@@ -32,11 +32,12 @@ class Account:
 class ServerProcess:
     """A running child. Made by ``ServerProcess.start``."""
 
-    def __init__(self, name: str, pid: int, keeper: threading.Thread, log: Path) -> None:
+    def __init__(self, name: str, pid: int, keeper: threading.Thread, log: Path, death_signal: signal.Signals) -> None:
         self.name = name
         self.pid = pid
         self._keeper = keeper
         self._log = log
+        self._death_signal = death_signal
 
     @classmethod
     def start(
@@ -81,8 +82,8 @@ class ServerProcess:
         answer = started.get()
         if isinstance(answer, OSError):
             raise EmbeddedServerError(f"can not start {name}: {answer}") from answer
-        child = cls(name, answer, keeper, log)
-        atexit.register(child.kill)
+        child = cls(name, answer, keeper, log, death_signal)
+        atexit.register(child._end_with_owner)
         return child
 
     @property
@@ -112,7 +113,7 @@ class ServerProcess:
 
     def kill(self) -> None:
         """Kill the child at once, as ``kill -9`` does, and wait until it is gone. Idempotent."""
-        atexit.unregister(self.kill)
+        atexit.unregister(self._end_with_owner)
         if self._send(signal.SIGKILL):
             self._keeper.join()
 
@@ -122,6 +123,10 @@ class ServerProcess:
             lines = self._log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
             return "\n".join([f"The end of its log ({self._log}):", *(f"  {line}" for line in lines)])
         return f"Its log is {self._log}."
+
+    def _end_with_owner(self) -> None:
+        """Stop the child of an owner that ends without having stopped it."""
+        self.stop([(self._death_signal, 10)])
 
     def _send(self, number: signal.Signals) -> bool:
         """Return whether the child was there to be sent the signal."""

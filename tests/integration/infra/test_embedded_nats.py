@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from importlib import metadata
 from pathlib import Path
@@ -202,3 +203,24 @@ def test_a_polite_signal_to_the_server_itself_is_noticed(folder_for_servers: Pat
         until_sync(lambda: server.pid is None, what="the end of the server")
         server.start()
         assert server.pid
+
+
+def test_a_server_outlives_the_thread_that_started_it(folder_for_servers: Path) -> None:
+    server = EmbeddedNats(folder_for_servers / "nats")
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    starting.join()
+    try:
+        append_one(server.url)
+        assert kept(server.url) == 1
+    finally:
+        server.stop()
+
+
+def test_an_owner_that_forgets_to_stop_its_server_leaves_none(folder_for_servers: Path) -> None:
+    forgetful = OWNER.replace("time.sleep(600)", "")
+    done = subprocess.run(
+        [sys.executable, "-c", forgetful, folder_for_servers / "nats"], capture_output=True, text=True, check=True
+    )
+    assert command_line(int(done.stdout.split()[0])) == ""
+    assert "Server Exiting" in (folder_for_servers / "nats" / "server.log").read_text()
