@@ -159,7 +159,7 @@ class _Player:
 
     def _power(self, tick: int) -> tuple[float | None, bool | None]:
         level, plugged = self._device.battery_percent, self._device.is_plugged_in
-        if level is None or plugged is None:
+        if tick <= 0 or level is None or plugged is None:
             return level, plugged
         if plugged:
             return min(100.0, round(level + _CHARGE_POINTS_PER_TICK * tick, 2)), True

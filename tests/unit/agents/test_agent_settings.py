@@ -1,9 +1,11 @@
 import platform
+import re
 from pathlib import Path
 
 import pytest
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.errors import SettingsError
+from shardbus_infra.settings import CommonSettings
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,10 @@ def test_a_fleet_file_to_play_may_come_from_the_environment(monkeypatch: pytest.
     monkeypatch.setenv("SHARDBUS_SIMULATE_SEED", "7")
     settings = AgentSettings()
     assert (settings.simulate, settings.simulate_seed) == (Path("fleet.json"), 7)
+
+
+def test_the_readme_names_every_setting_of_an_agent_and_no_other() -> None:
+    readme = (Path(__file__).parents[3] / "agents" / "README.md").read_text()
+    documented = {name.lower() for name in re.findall(r"`SHARDBUS_([A-Z_]+)` \|", readme)}
+    own = set(AgentSettings.model_fields) - set(CommonSettings.model_fields)
+    assert documented == own | {"nats_url"}

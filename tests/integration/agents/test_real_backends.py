@@ -1,0 +1,205 @@
+"""What this very host says of itself: real psutil, real MLX, whole agents."""
+
+import asyncio
+import contextlib
+import platform
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from shardbus_agents import process
+from shardbus_agents.backends.host import HostBackend
+from shardbus_agents.backends.mlx import MlxBackend
+from shardbus_agents.settings import AgentSettings
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
+from shardbus_infra.files.document import FileError
+from shardbus_schemas.events import (
+    DeviceGPUStateUpdated,
+    DeviceLost,
+    DeviceRegistered,
+    GPUBandwidthMeasured,
+    NodeJoined,
+    NodeLeft,
+)
+from support.readings import NODE, START
+from support.unreliable_bus import UnreliableBus
+from support.waiting import until
+
+MIXED = Path(__file__).parents[3] / "examples" / "mixed.yaml"
+
+
+@contextlib.asynccontextmanager
+async def agent(bus: UnreliableBus, **settings: object):  # noqa: ANN201 - a test's own context
+    stop = asyncio.Event()
+    running = asyncio.create_task(process.run(bus, AgentSettings(**settings), stop))
+    try:
+        yield running
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, 10)
+
+
+def test_psutil_tells_of_this_host() -> None:
+    backend = HostBackend(NODE)
+    (facts,), (state,) = backend.devices(), backend.sample(START)
+    assert facts.memory_total_bytes == psutil.virtual_memory().total
+    assert facts.architecture == platform.machine()
+    assert facts.name
+    assert state.memory_used_bytes is not None
+    assert 0 < state.memory_used_bytes < psutil.virtual_memory().total
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="MLX on the processor alone is the Linux build")
+def test_mlx_tells_of_this_host() -> None:
+    backend = MlxBackend(NODE)
+    cpu = next(facts for facts in backend.devices() if facts.device_id == "cpu")
+    assert cpu.name
+    assert cpu.architecture == platform.machine()
+    assert cpu.reported_by == "mlx"
+
+
+def test_an_agent_reports_this_host_with_the_facts_of_all_its_backends() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        started = time.monotonic()
+        async with agent(bus, node_id="here", sample_interval_seconds=0.05):
+            await until(lambda: bus.said(TELEMETRY))
+            assert time.monotonic() - started < 3
+            await until(
+                lambda: any(
+                    state.compute_utilization_percent is not None
+                    for update in bus.said(TELEMETRY)
+                    for state in update.states
+                )
+            )
+        joined, registered = bus.said(FLEET)[:2]
+        assert isinstance(joined, NodeJoined)
+        assert joined.hostname == platform.node()
+        assert isinstance(registered, DeviceRegistered)
+        assert registered.device.device_id == "cpu"
+        assert registered.device.reported_by == "psutil+mlx"
+        assert isinstance(bus.said(FLEET)[-1], NodeLeft)
+        total = psutil.virtual_memory().total
+        assert bus.said(TELEMETRY)[0].states[0].memory_total_bytes == total
+
+    asyncio.run(scenario())
+
+
+def test_a_backend_that_a_person_leaves_out_is_not_asked() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        async with agent(bus, node_id="here", backends=("psutil",), sample_interval_seconds=0.05):
+            await until(lambda: len(bus.said(FLEET)) == 2)
+        assert bus.said(FLEET)[1].device.reported_by == "psutil"
+
+    asyncio.run(scenario())
+
+
+def test_without_its_packages_a_node_still_reports_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        async with agent(bus, node_id="bare", sample_interval_seconds=0.05):
+            await until(lambda: bus.said(TELEMETRY))
+        assert [type(message) for message in bus.said(FLEET)] == [NodeJoined, NodeLeft]
+        assert bus.said(TELEMETRY)[0].heartbeat
+
+    for name in ("nvml", "host", "mlx"):
+        # None in sys.modules makes the import fail, as a package that is not installed does.
+        monkeypatch.setitem(__import__("sys").modules, f"shardbus_agents.backends.{name}", None)
+    asyncio.run(scenario())
+
+
+def test_a_fleet_file_is_played_by_one_process_as_many_nodes() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.05, heartbeat_seconds=0.5):
+            await until(lambda: len([m for m in bus.said(TELEMETRY) if isinstance(m, DeviceGPUStateUpdated)]) > 60)
+        fleet, telemetry = bus.said(FLEET), bus.said(TELEMETRY)
+        nodes = {message.node_id for message in fleet if isinstance(message, NodeJoined)}
+        assert len(nodes) >= 8
+        assert {message.node_id for message in fleet if isinstance(message, NodeLeft)} == nodes
+        registered = [message for message in fleet if isinstance(message, DeviceRegistered)]
+        assert {message.node_id for message in registered} == nodes
+        assert all(message.device.memory_total_bytes for message in registered)
+        assert not any(isinstance(message, DeviceLost) for message in fleet)
+        links = [message for message in telemetry if isinstance(message, GPUBandwidthMeasured)]
+        assert {link.method for link in links} == {"simulated"}
+        assert len({(link.from_node, link.to_node) for link in links}) == len(links) > 0
+        boots = {message.node_id: message.boot_id for message in fleet if isinstance(message, NodeJoined)}
+        assert len(set(boots.values())) == len(boots)
+
+    asyncio.run(scenario())
+
+
+def test_two_plays_of_one_seed_tell_the_same_readings() -> None:
+    async def first_readings() -> list[object]:
+        bus = UnreliableBus()
+        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.02, heartbeat_seconds=0.02):
+            await until(lambda: len(bus.said(FLEET)) > 20 and bus.said(TELEMETRY)[-1].model_fields_set)
+            await until(
+                lambda: all(
+                    sum(getattr(m, "node_id", "") == joined.node_id for m in bus.said(TELEMETRY)) >= 5
+                    for joined in bus.said(FLEET)
+                    if isinstance(joined, NodeJoined)
+                )
+            )
+        told = [
+            (state.key, update.tick, state.model_dump(exclude={"last_update"}))
+            for update in bus.said(TELEMETRY)
+            if isinstance(update, DeviceGPUStateUpdated) and (update.tick or 0) < 5
+            for state in update.states
+        ]
+        return sorted(told, key=repr)
+
+    assert asyncio.run(first_readings()) == asyncio.run(first_readings())
+
+
+def test_a_fleet_file_that_is_wrong_is_refused_before_anything_is_said(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        path = tmp_path / "fleet.json"
+        path.write_text('{"nodes": [{"node_id": "attic", "devises": []}]}')
+        with pytest.raises(FileError, match="devises"):
+            await process.run(bus, AgentSettings(simulate=path), asyncio.Event())
+        assert bus.said(FLEET) == []
+
+    asyncio.run(scenario())
+
+
+def test_while_the_bus_is_away_the_lifecycle_waits_and_of_readings_the_latest() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        bus.away = True
+        async with agent(bus, simulate=MIXED, sample_interval_seconds=0.02, heartbeat_seconds=0.02):
+            await until(lambda: bus.attempts > 30)
+            assert bus.said(FLEET) == []
+            bus.away = False
+            await until(lambda: len([m for m in bus.said(FLEET) if isinstance(m, DeviceRegistered)]) >= 8)
+            await until(lambda: bus.said(TELEMETRY))
+        fleet = bus.said(FLEET)
+        by_node = {
+            joined.node_id: [type(m) for m in fleet if m.node_id == joined.node_id]
+            for joined in fleet
+            if isinstance(joined, NodeJoined)
+        }
+        for kinds in by_node.values():
+            assert kinds[0] is NodeJoined
+            assert kinds[-1] is NodeLeft
+            assert set(kinds[1:-1]) == {DeviceRegistered}
+        first = next(m for m in bus.said(TELEMETRY) if isinstance(m, DeviceGPUStateUpdated))
+        assert first.tick > 0
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_stops_soon_even_when_the_bus_never_answers() -> None:
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        bus.away = True
+        started = time.monotonic()
+        async with agent(bus, node_id="here", backends=("psutil",), leave_patience_seconds=0.2):
+            await until(lambda: bus.attempts)
+        assert time.monotonic() - started < 3
+
+    asyncio.run(scenario())
