@@ -7,7 +7,7 @@ from typing import Final
 
 from shardbus_infra.bus.nats_connection import Connection
 from shardbus_infra.bus.nats_pull import Arrival, Puller, Session
-from shardbus_infra.bus.port import Stored, StreamInfo, StreamReplacedError
+from shardbus_infra.bus.port import Stored, StreamInfo, StreamReplacedError, StreamShortenedError
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
 
 _PULL_MESSAGES: Final = 2000
@@ -161,15 +161,15 @@ class _Follower:
             return
         # A server asked from beyond its end starts at its end, without a word; and a sequence may be given again.
         if info.last_sequence < self._newest.sequence:
-            raise StreamReplacedError(
+            raise StreamShortenedError(
                 f"stream {self._stream} ends at {info.last_sequence}, but {self._newest.sequence} was read from it: "
-                "it lost its newest part, or was restored from an older copy"
+                "it lost its newest part in a crash, or was restored from an older copy"
             )
         same = await self._get(self._stream, self._newest.sequence)
         if same is not None and same.recorded_at != self._newest.recorded_at:
-            raise StreamReplacedError(
+            raise StreamShortenedError(
                 f"message {self._newest.sequence} of stream {self._stream} is another one than before: the stream "
-                "lost its newest part, or was restored from an older copy"
+                "lost its newest part in a crash, or was restored from an older copy"
             )
 
     async def close(self) -> None:

@@ -1,4 +1,8 @@
-"""Working off a queue: a durable consumer that all workers of one name share, each item settled on its own."""
+"""Working off a queue: a durable consumer that all workers of one name share, each item settled on its own.
+
+At least once: the server confirms an acknowledgement a moment before its disk has it, so an item settled just before
+a crash of the server may come again. Who works must know what is done already.
+"""
 
 import asyncio
 import json

@@ -37,7 +37,15 @@ class StreamMissingError(BusError):
 
 
 class StreamReplacedError(StreamMissingError):
-    """The stream is not the one that was followed: deleted and made anew, restored, or without its newest part."""
+    """The stream is not the one that was followed: it was deleted and made anew."""
+
+
+class StreamShortenedError(StreamReplacedError):
+    """The stream lost its newest part, and gives its sequences a second time.
+
+    A server that was killed may forget the last acknowledged messages of a stream it does not flush at every message
+    (``TELEMETRY``); or an older copy was restored.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ def declared(
     *,
     telemetry_max_age: timedelta = timedelta(hours=24),
     telemetry_max_bytes: int = 2 * _GIBIBYTE,
+    telemetry_persist_async: bool = True,
     dead_max_bytes: int = _GIBIBYTE // 4,
     replicas: int = 1,
 ) -> tuple[StreamSpec, ...]:
@@ -111,8 +112,9 @@ def declared(
             max_bytes=telemetry_max_bytes,
             # Where every message is flushed before it is acknowledged, telemetry would be held to some 5,000 a
             # second. Readings are repeated by the next heartbeat, so they need not be on the disk when
-            # acknowledged. Servers refuse the option on more than one replica.
-            persist_async=replicas == 1,
+            # acknowledged: a killed server forgets its last few milliseconds of them (a follow notices, see
+            # StreamShortenedError). Servers refuse the option on more than one replica.
+            persist_async=telemetry_persist_async and replicas == 1,
             replicas=replicas,
         ),
         StreamSpec(
