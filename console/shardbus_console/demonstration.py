@@ -37,7 +37,8 @@ async def show(parts: Mapping[str, Part], settings: CommonSettings, fleet_file: 
         fleet = await _wait_for_fleet(settings, fleet_file)
         print_devices(fleet)
         heading(f"3. A placement command, published as a plain NATS message: {model}")
-        await _place(bus, settings, {"model_id": model})
+        # Thirteen devices with links that differ: a proof may take a second, and here it is welcome to.
+        await _place(bus, settings, {"model_id": model, "deadline_ms": 5000})
         heading(f"4. A request that cannot fit: {_TOO_LARGE}")
         await _place(bus, settings, {"model_id": _TOO_LARGE})
 

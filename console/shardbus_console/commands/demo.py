@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     *,
-    model: Annotated[str, typer.Option(help="What to place.")] = "llama-3.3-70b-4bit",
+    model: Annotated[str, typer.Option(help="What to place.")] = "llama-3.1-405b-4bit",
     seed: Annotated[int, typer.Option(help="The simulation's seed.")] = 7,
 ) -> None:
     """Show the whole pipeline: real servers, this machine and a simulated fleet, a placement, a refusal."""
