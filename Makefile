@@ -12,6 +12,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.stamp-dev ## Install everything for development into .venv (Python >= 3.11; no root)
+	@echo "setup: .venv is ready; next: make demo, make test"
 
 demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated fleet, then end
 	@$(BIN)/shardbus demo
@@ -19,13 +20,14 @@ demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated
 test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBUS_REQUIRE_DOCKER=1 insists on Docker)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --session-timeout=2400 $(PYTEST)
 
-check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, exported schemas
+check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
 	$(BIN)/python -m shardbus_schemas.export --check schemas
+	$(BIN)/python -m shardbus_schemas.catalogue --check docs/reference/events.md
 
 format: .venv/.stamp-dev ## Format the code, mend what ruff can mend
 	$(BIN)/ruff format .

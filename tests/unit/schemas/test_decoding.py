@@ -60,7 +60,7 @@ def test_headers_win_over_the_subject() -> None:
         (b"place llama", "not_json", "line 1 column 1"),
         (b'{"model_id": "a",}', "not_json", "line 1 column"),
         (b'\xef\xbb\xbf{"model_id": "a"}', "not_json", "not JSON"),
-        (b'{"model_id": "caf\xe9"}', "not_utf8", "byte 17 is 0xe9"),
+        (b'{"model_id": "gr\xfcn"}', "not_utf8", "byte 16 is 0xfc"),
         (b'["llama"]', "not_object", "list"),
         (b"null", "not_object", "NoneType"),
         (b'{"model_id": ' + b"9" * 5000 + b"}", "not_json", "too long"),
