@@ -2,7 +2,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from shardbus_agents.agent import Announcement
+from shardbus_agents.agent import Agent, Announcement, Identity, Pace
 from shardbus_agents.outbox import Outbox
 from shardbus_infra.bus.port import AppendTimeoutError, BusUnreachableError, Outgoing
 from shardbus_infra.bus.receive import receive
@@ -16,7 +16,7 @@ from shardbus_schemas.events import (
     NodeLeft,
 )
 from shardbus_schemas.ids import BootId, NodeId
-from support.readings import NODE, START, after, facts, state
+from support.readings import NODE, START, after, facts, snapshot, state
 from support.unreliable_bus import UnreliableBus
 
 BOOT = BootId("boot-1")
@@ -167,6 +167,32 @@ def test_of_a_link_only_the_latest_figures_are_sent() -> None:
     asyncio.run(outbox(link("desk", 1), link("cellar", 5), link("desk", 2)).flush(bus))
     told = [(message.to_node, message.bandwidth_bytes_per_second) for message in bus.said(TELEMETRY)]
     assert told == [("desk", 2), ("cellar", 5)]
+
+
+def test_figures_of_a_link_that_come_while_older_ones_are_on_their_way_are_sent_too() -> None:
+    bus = UnreliableBus()
+    box = outbox(link("desk", 1))
+    newer = [link("desk", 2)]
+
+    def meanwhile(_: Outgoing) -> None:
+        if newer:
+            box.add(newer.pop())
+
+    bus.before_append = meanwhile
+    asyncio.run(box.flush(bus))
+    assert [message.bandwidth_bytes_per_second for message in bus.said(TELEMETRY)] == [1, 2]
+
+
+def test_a_node_may_be_called_as_its_owner_likes() -> None:
+    node_id = NodeId("b\u00fcro. 1 \u706b")
+    bus = UnreliableBus()
+    agent = Agent(Identity(node_id=node_id, boot_id=BOOT), Pace())
+    box = Outbox(agent.identity.source)
+    for announcement in (agent.join(START), *agent.observe(snapshot(), START, 0)):
+        box.add(announcement)
+    asyncio.run(box.flush(bus))
+    assert [message.node_id for message in (*bus.said(FLEET), *bus.said(TELEMETRY))] == [node_id, node_id]
+    assert receive(bus.server.log(FLEET).messages[0]).envelope.source == f"agent/{node_id}"
 
 
 def test_beyond_its_bound_a_devices_older_events_give_way_to_its_newest() -> None:
