@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shardbus_infra.bus.port import Stored
+from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import DEAD
 from shardbus_schemas.model import FrozenModel
-from shardbus_schemas.registry import Received, UnknownMessageError, UnreadableMessageError, decode
+from shardbus_schemas.registry import Received, UnknownMessageError, UnreadableMessageError
 
 from shardbus_eventstore.edge import objection_to
 from shardbus_eventstore.fold import Changes, fold_with_changes
@@ -46,16 +47,10 @@ def examine(batch: Sequence[Stored]) -> Examined:
     received: list[Received[FrozenModel]] = []
     rejected: list[Rejected] = []
     skipped: list[Rejected] = []
-    for stored in batch:
+    for original in batch:
+        stored = _storable(original) if original.stream == DEAD else original
         try:
-            message = decode(
-                stored.subject,
-                stored.headers,
-                _readable(stored),
-                stream=stored.stream,
-                sequence=stored.sequence,
-                recorded_at=stored.recorded_at,
-            )
+            message = receive(stored)
         except UnknownMessageError as error:
             skipped.append(Rejected(stored, error.code, str(error)))
             continue
@@ -89,6 +84,6 @@ def advance(state: FleetState, stream: str, sequence: int) -> FleetState:
     return replace(state, positions={**state.positions, stream: sequence})
 
 
-def _readable(stored: Stored) -> bytes:
-    """Return the payload; a dead letter quotes what could not be stored, and must not suffer the same fate for it."""
-    return stored.payload.replace(b"\\u0000", b"\\ufffd") if stored.stream == DEAD else stored.payload
+def _storable(letter: Stored) -> Stored:
+    """Return a dead letter that can be kept: it quotes what could not be, and must not suffer the same fate for it."""
+    return replace(letter, payload=letter.payload.replace(b"\\u0000", b"\\ufffd"))
