@@ -124,32 +124,38 @@ class Architecture:
             return self.latent.key_value_rank + self.latent.rope_dimension
         return 2 * self.key_value_heads * self.head_dimension
 
-    def tensors(self, layer: int) -> Iterator[Tensor]:
-        """Return the weights of one layer by role."""
+    def is_dense(self, layer: int) -> bool:
+        """Return whether a layer has one feed-forward block for all tokens; layers differ in nothing else."""
+        return self.experts is None or layer in self.experts.dense_layers
+
+    def tensors(self, *, dense: bool) -> Iterator[Tensor]:
+        """Return the weights of a dense layer or of a mixture's layer, by role."""
         yield Tensor("small", self.norms_per_layer * self.norm)
         yield from self._latent_attention() if self.latent is not None else self._grouped_attention()
-        experts = self.experts
-        if experts is None or layer in experts.dense_layers:
-            yield from self._dense()
-        else:
-            yield from self._mixture(experts)
+        yield from self._dense() if dense or self.experts is None else self._mixture(self.experts)
 
-    def operations(self, layer: int) -> float:
-        """Return floating-point operations per token: two per weight read, and attention to ATTENDED_TOKENS others."""
-        weights = sum(tensor.read for tensor in self.tensors(layer) if tensor.role != "small")
-        window = self.windows[layer] if self.windows is not None else None
-        attended = ATTENDED_TOKENS if window is None else min(window, ATTENDED_TOKENS)
+    def operations(self) -> tuple[float, ...]:
+        """Return each layer's operations per token: two per weight read, and attention to ATTENDED_TOKENS others."""
+        weights = {
+            dense: sum(tensor.read for tensor in self.tensors(dense=dense) if tensor.role != "small")
+            for dense in (True, False)
+        }
         if self.latent is not None:
             width = self.latent.no_rope_dimension + self.latent.rope_dimension + self.latent.value_dimension
         else:
             width = 2 * self.head_dimension
-        return float(2 * weights + 2 * self.heads * width * attended)
+        windows = self.windows or (None,) * self.layers
+        return tuple(
+            float(2 * weights[self.is_dense(layer)] + attention_operations(self.heads * width, windows[layer]))
+            for layer in range(self.layers)
+        )
 
     def parameters(self, *, active: bool = False, with_next_token_layers: bool = False) -> int:
         """Return all weights; with ``active``, those read to decode one token: of an untied embedding one row only."""
-        total = sum(
-            tensor.read if active else tensor.count for layer in range(self.layers) for tensor in self.tensors(layer)
-        )
+        total = 0
+        for dense in (True, False):
+            layers = sum(self.is_dense(layer) is dense for layer in range(self.layers))
+            total += layers * sum(tensor.read if active else tensor.count for tensor in self.tensors(dense=dense))
         embeddings = 1 if self.tied_embedding or active else 2
         total += embeddings * self.embedding + (self.vocabulary if self.head_bias else 0) + self.norm
         if with_next_token_layers:
@@ -158,7 +164,7 @@ class Architecture:
 
     def _next_token_layer(self) -> int:
         """One more layer with its own embedding, head, norms, and the joint of hidden state and embedding."""
-        layer = sum(tensor.count for tensor in self.tensors(self.layers - 1))
+        layer = sum(tensor.count for tensor in self.tensors(dense=self.is_dense(self.layers - 1)))
         return layer + 2 * self.embedding + 2 * self.hidden * self.hidden + 3 * self.hidden
 
     def _grouped_attention(self) -> Iterator[Tensor]:
@@ -216,3 +222,11 @@ class Architecture:
             yield Tensor("gate", shared, self.hidden)
             yield Tensor("up", shared, self.hidden)
             yield Tensor("down", shared, experts.shared_intermediate)
+
+
+def attention_operations(width: int, window: int | None) -> int:
+    """Return what one token's attention to ATTENDED_TOKENS others costs, or to as many as its window holds.
+
+    ``width`` is that of all heads' keys and values: each number of both is multiplied and added once per token.
+    """
+    return 2 * width * (ATTENDED_TOKENS if window is None else min(window, ATTENDED_TOKENS))

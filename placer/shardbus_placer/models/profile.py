@@ -7,7 +7,7 @@ from shardbus_schemas.ids import ModelId
 from shardbus_schemas.model_profile import ModelProfile
 
 from shardbus_placer.models.architecture import Architecture
-from shardbus_placer.models.quantisation import Scheme, in_rows_of
+from shardbus_placer.models.quantisation import Scheme, has_more_bits, in_rows_of
 
 CACHE_NUMBER_BYTES = 2
 """The KV cache keeps 16-bit numbers, as runtimes do unless told otherwise."""
@@ -24,14 +24,16 @@ def profile(
 
     The final norm is counted with the head. Operations are those of ``Architecture.operations``.
     """
-    layers = range(architecture.layers)
     held: list[int] = []
     read: list[int] = []
-    for layer in layers:
-        stored = [(scheme.block(tensor, layer, architecture), tensor) for tensor in architecture.tensors(layer)]
-        held.append(sum(block.bytes_for(tensor.count) for block, tensor in stored))
-        read.append(sum(block.bytes_for(tensor.read) for block, tensor in stored))
-    # One tensor for both ends is stored as a head is.
+    # Layers are of a few kinds only; each is counted once.
+    sizes: dict[tuple[bool, bool], tuple[int, int]] = {}
+    for layer in range(architecture.layers):
+        kind = architecture.is_dense(layer), scheme.mixed and has_more_bits(layer, architecture.layers)
+        if kind not in sizes:
+            sizes[kind] = _layer_bytes(architecture, scheme, dense=kind[0], more=kind[1])
+        held.append(sizes[kind][0])
+        read.append(sizes[kind][1])
     head_block = in_rows_of(architecture.hidden, scheme.head)
     embedding_block = head_block if architecture.tied_embedding else in_rows_of(architecture.hidden, scheme.embedding)
     embedding = embedding_block.bytes_for(architecture.embedding)
@@ -47,7 +49,7 @@ def profile(
         embedding_bytes=embedding,
         head_bytes=head,
         tied_embedding=architecture.tied_embedding,
-        flops_per_token_per_layer=one_or_each([architecture.operations(layer) for layer in layers]),
+        flops_per_token_per_layer=one_or_each(architecture.operations()),
         bits_per_weight=round(8 * total / parameters, 3),
         parameters=parameters,
         active_parameters=architecture.parameters(active=True),
@@ -57,6 +59,16 @@ def profile(
         backends=scheme.backends,
         **attention_fields(architecture),
     )
+
+
+def _layer_bytes(architecture: Architecture, scheme: Scheme, *, dense: bool, more: bool) -> tuple[int, int]:
+    """Return what one layer holds and what decoding a token reads of it, in bytes."""
+    held = read = 0
+    for tensor in architecture.tensors(dense=dense):
+        block = scheme.block(tensor, architecture, more=more)
+        held += block.bytes_for(tensor.count)
+        read += block.bytes_for(tensor.read)
+    return held, read
 
 
 def attention_fields(architecture: Architecture) -> dict[str, Any]:

@@ -73,15 +73,15 @@ class Scheme:
     backends: tuple[Backend, ...] | None = None
     """Which backends have kernels for it; ``None`` is any."""
 
-    def block(self, tensor: Tensor, layer: int, architecture: Architecture) -> Block:
-        """Return how a tensor in ``layer`` is stored."""
+    def block(self, tensor: Tensor, architecture: Architecture, *, more: bool) -> Block:
+        """Return how a tensor is stored; ``more``: in a layer that llama.cpp's mixtures give more bits."""
         match tensor.role:
             case "small":
                 return self.small
             case "router":
                 return self.router
             case _ if self.mixed:
-                return in_rows_of(tensor.row, _q4_k_m(tensor.role, layer, architecture))
+                return in_rows_of(tensor.row, _q4_k_m(tensor.role, architecture, more=more))
             case "expert_gate" | "expert_up" | "expert_down":
                 return self.experts or self.matrix
             case _:
@@ -135,14 +135,18 @@ NATIVE: Final[Mapping[str, Scheme]] = {
 """Each dtype that models are published in to its scheme."""
 
 
+def has_more_bits(layer: int, layers: int) -> bool:
+    """Return whether llama.cpp's mixtures give a layer more bits: the outer eighths, and every third between."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2  # noqa: PLR2004 - as it is there
+
+
 _MIXTRAL_EXPERTS, _SEVENTY_BILLION_LAYERS = 8, 80
 
 
-def _q4_k_m(role: Role, layer: int, architecture: Architecture) -> Block:
+def _q4_k_m(role: Role, architecture: Architecture, *, more: bool) -> Block:
     """Return what llama.cpp gives a tensor in a Q4_K_M file (its ``llama-quant.cpp``)."""
     layers, experts = architecture.layers, architecture.experts.count if architecture.experts else 0
-    # The first and last eighth of the layers, and every third between.
-    more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2  # noqa: PLR2004 - as there
     match role:
         case "key" | "value" if experts == _MIXTRAL_EXPERTS:
             return Q8_0
