@@ -1,0 +1,76 @@
+"""Bringing the tables about."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from shardbus_eventstore.errors import DatabaseRightsError, DatabaseUnreachableError, SchemaError
+from shardbus_eventstore.migrate import current_revision, head_revision, upgrade
+from shardbus_eventstore.read_model.database import open_engine
+from shardbus_eventstore.read_model.tables import Base
+from sqlalchemy import make_url, text
+
+pytestmark = pytest.mark.connected
+
+
+def test_the_migrations_make_the_tables_of_the_models(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    with open_engine(postgres_url).connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
+        assert current_revision(connection) == head_revision()
+
+
+def test_several_processes_may_upgrade_at_once(postgres_url: str) -> None:
+    with ThreadPoolExecutor(4) as processes:
+        list(processes.map(upgrade, [postgres_url] * 4))
+    upgrade(postgres_url)
+
+
+def test_tables_of_a_newer_program_are_left_alone(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    with open_engine(postgres_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaError, match=r"newer shardbus \(revision 9999; this program knows up to \d+\); update"):
+        upgrade(postgres_url)
+
+
+def test_a_user_without_rights_is_told_what_to_grant(postgres_url: str) -> None:
+    url = make_url(postgres_url)
+    with open_engine(postgres_url).begin() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS guest"))
+        connection.execute(text("CREATE ROLE guest LOGIN PASSWORD 'guest'"))
+    try:
+        guest = url.set(username="guest", password="guest").render_as_string(hide_password=False)
+        with pytest.raises(DatabaseRightsError, match=r"'guest' may not .*OWNER TO guest"):
+            upgrade(guest)
+    finally:
+        with open_engine(postgres_url).begin() as connection:
+            connection.execute(text("DROP ROLE guest"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"port": 9}, "cannot be used"),
+        ({"password": "wrong"}, "password authentication failed"),
+        ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+    ],
+    ids=["nobody listens", "wrong password", "no database"],
+)
+def test_what_keeps_from_connecting_is_said_without_the_password(
+    postgres_url: str, change: dict[str, object], said: str
+) -> None:
+    url = make_url(postgres_url)
+    wrong = url.set(**change).render_as_string(hide_password=False)  # pyright: ignore[reportArgumentType] -- parametrised
+    with pytest.raises(DatabaseUnreachableError) as refused:
+        upgrade(wrong)
+    assert said in str(refused.value)
+    assert str(url.password) not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["mysql://somewhere/db", "not an address"])
+def test_an_address_that_is_not_of_postgres_is_refused(address: str) -> None:
+    with pytest.raises(DatabaseUnreachableError, match="postgresql://"):
+        upgrade(address)
