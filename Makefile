@@ -28,6 +28,7 @@ check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, gen
 	$(BIN)/codespell
 	$(BIN)/python -m shardbus_schemas.export --check schemas
 	$(BIN)/python -m shardbus_schemas.catalogue --check docs/reference/events.md
+	$(BIN)/python -m shardbus_console.reference --check docs/reference
 
 format: .venv/.stamp-dev ## Format the code, mend what ruff can mend
 	$(BIN)/ruff format .
@@ -38,7 +39,7 @@ bench: .venv/.stamp-dev ## Measure on the embedded servers and write docs/benchm
 
 docs: .venv/.stamp-dev ## Write the generated reference pages
 	$(BIN)/python -m shardbus_schemas.catalogue docs/reference/events.md
-	$(BIN)/python -m typer shardbus_console.main utils docs --name shardbus --output docs/reference/commands.md
+	$(BIN)/python -m shardbus_console.reference docs/reference
 
 schemas: .venv/.stamp-dev ## Export JSON Schema and AsyncAPI files from the code
 	$(BIN)/python -m shardbus_schemas.export schemas

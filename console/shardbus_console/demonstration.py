@@ -73,9 +73,9 @@ async def _place(bus: Bus, settings: CommonSettings, payload: Mapping[str, objec
     fleet_start = (await bus.info(FLEET)).last_sequence + 1
     dead_start = (await bus.info(DEAD)).last_sequence + 1
     data.print(f"nats pub {subject} '{text}'", style="bold cyan", markup=False, soft_wrap=True)
-    client = await nats.connect(settings.nats_url)
+    client = await nats.connect(settings.nats_url)  # pyright: ignore[reportUnknownMemberType] -- partly untyped
     try:
-        stored = await client.jetstream().publish(subject, text.encode())
+        stored = await client.jetstream().publish(subject, text.encode())  # pyright: ignore[reportUnknownMemberType] -- likewise
     finally:
         await client.close()
     answer = await wait_for_answer(

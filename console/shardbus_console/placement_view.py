@@ -15,7 +15,7 @@ def stage_rows(placed: Placed) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for index, stage in enumerate(placed.stages):
         hop = placed.hops[index] if index < len(placed.hops) else None
-        rows += [
+        rows.extend(
             {
                 "stage": index,
                 "device": device,
@@ -26,7 +26,7 @@ def stage_rows(placed: Placed) -> list[dict[str, object]]:
                 "why": why.get(device, ""),
             }
             for device in stage.devices
-        ]
+        )
     return rows
 
 

@@ -76,10 +76,10 @@ def _flag_type(annotation: Any) -> Any:
     return str
 
 
-def _value(name: str, given: Any) -> Any:
-    if name == "pin":
-        return dict(_pin(text) for text in given)
-    return tuple(given) if isinstance(given, list) else given
+def _value(name: str, given: list[str] | str | float) -> object:
+    if not isinstance(given, list):
+        return given
+    return dict(_pin(text) for text in given) if name == "pin" else tuple(given)
 
 
 def _pin(text: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.streams import reconcile
-from shardbus_infra.observability import configure
+from shardbus_infra.observability import configure, configure_logging
 from shardbus_infra.settings import CommonSettings
 
 from shardbus_console.exits import needs
@@ -28,17 +28,19 @@ async def run_until_stopped(
 
     Each part has its own connection to the bus, as it would in a process of its own.
     """
-    shutdown = configure(settings, process="+".join(parts))
+    name = "+".join(parts)
+    configure_logging(settings, process=name)
+    shutdown = configure(settings, process=name)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(shutdown)
         buses: dict[str, Bus] = {}
-        for name in parts:
-            bus = await connect(settings.nats_url, name=name)
+        for key in parts:
+            bus = await connect(settings.nats_url, name=key)
             stack.push_async_callback(bus.close)
             if not buses:
                 await reconcile(bus)
-            buses[name] = bus
-        tasks = [asyncio.create_task(_call(part, buses[name], stop), name=name) for name, part in parts.items()]
+            buses[key] = bus
+        tasks = [asyncio.create_task(_call(part, buses[key], stop), name=key) for key, part in parts.items()]
         stopping = asyncio.create_task(stop.wait())
         try:
             if ready is not None:

@@ -52,7 +52,9 @@ class CommonSettings(BaseSettings):
     SHARDBUS_CONFIG, else ``shardbus.toml`` in the working directory if there is one. Raises SettingsError.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     section: ClassVar[str] = ""
 
@@ -63,13 +65,17 @@ class CommonSettings(BaseSettings):
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=default_data_folder)
     """Where embedded servers keep their data."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is worth a line on stderr."""
     log_format: Literal["text", "json"] = "text"
+    """Lines for people, or a JSON object each."""
     otel_exporter: Literal["none", "otlp", "prometheus"] = "none"
     """Where traces and metrics go; ``prometheus`` has no traces."""
     otlp_endpoint: str = "http://127.0.0.1:4318"
     """A collector's OTLP over HTTP address, without ``/v1/…``."""
     prometheus_host: str = "127.0.0.1"
+    """Where the metrics page listens."""
     prometheus_port: Annotated[int, Field(ge=1, le=65535)] = 9464
+    """Its port; each process needs one of its own."""
 
     def __init__(self, **values: Any) -> None:
         try:

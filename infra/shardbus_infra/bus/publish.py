@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-from opentelemetry import propagate
 from shardbus_schemas import events
 from shardbus_schemas.envelope import Envelope, to_headers
 from shardbus_schemas.ids import EventId
@@ -11,6 +10,7 @@ from shardbus_schemas.registry import encode, subject_of, type_of, version_of
 
 from shardbus_infra.bus.port import Appended, Bus, ExpectedLast, Outgoing
 from shardbus_infra.bus.uuid7 import uuid7
+from shardbus_infra.observability import inject
 
 
 def outgoing(
@@ -34,7 +34,7 @@ def outgoing(
             causation_id=None if causation_id is None else EventId(causation_id),
         )
     )
-    propagate.inject(headers)
+    inject(headers)
     # The server keeps every id of the window in memory (233 bytes each): too dear at telemetry's rate, and a
     # repeated reading changes nothing.
     repeatable = isinstance(message, events.TelemetryEvent)
