@@ -9,15 +9,19 @@ import pytest
 SOURCE = Path(__file__).with_name("nvml_stub.c")
 
 
-def build_stub(folder: Path, *defines: str) -> Path:
-    """Return the compiled library, named as the driver's is; skips the test where there is no C compiler."""
+SYSTEM_NAME = "libnvidia-ml.so.1"
+"""What the driver's library is called. Once one of this name is loaded into a process, everybody in it finds it."""
+
+
+def build_stub(folder: Path, *defines: str, name: str = "libnvml-stub.so") -> Path:
+    """Return the compiled library; skips the test where there is no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (gcc or cc) to build the driver stub with")
     folder.mkdir(parents=True, exist_ok=True)
-    library = folder / "libnvidia-ml.so.1"
-    options = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-    command = [compiler, *options, *(f"-D{name}" for name in defines), "-o", str(library), str(SOURCE)]
+    library = folder / name
+    options = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+    command = [compiler, *options, *(f"-D{define}" for define in defines), "-o", str(library), str(SOURCE)]
     subprocess.run(command, check=True, timeout=60)
     return library
 

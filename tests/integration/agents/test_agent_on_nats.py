@@ -42,7 +42,9 @@ def test_an_agent_joins_reports_and_leaves(nats_url: str) -> None:
         bus = await nats.connect(nats_url, name="test agent")
         await reconcile(bus)
         stop = asyncio.Event()
-        settings = AgentSettings(node_id="here", sample_interval_seconds=0.1, heartbeat_seconds=0.5)
+        settings = AgentSettings(
+            node_id="here", backends=("psutil", "mlx"), sample_interval_seconds=0.1, heartbeat_seconds=0.5
+        )
         running = asyncio.create_task(process.run(bus, settings, stop))
 
         async def has_given_two_heartbeats() -> bool:

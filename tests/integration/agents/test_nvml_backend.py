@@ -17,7 +17,7 @@ from shardbus_agents.backends.nvml import NvmlBackend
 from shardbus_agents.backends.protocol import BackendUnavailableError, DeviceProblem
 from shardbus_agents.sampler import ThreadedSampler
 from shardbus_schemas.telemetry import DeviceGPUState
-from support.nvml_stub import StubState, build_stub
+from support.nvml_stub import SYSTEM_NAME, StubState, build_stub
 from support.readings import NODE, START, after
 from support.waiting import until
 
@@ -46,10 +46,10 @@ def open_backend(monkeypatch: pytest.MonkeyPatch, stub_folder: Path, driver: Stu
 
     def use(*defines: str) -> NvmlBackend:
         folder = stub_folder / "-".join(("stub", *defines))
-        library = folder / "libnvidia-ml.so.1"
-        monkeypatch.setattr(
-            pynvml, "nvmlLib", ctypes.CDLL(str(library if library.exists() else build_stub(folder, *defines)))
-        )
+        # Each kind of driver has a name of its own: the loader gives whoever asks for a known name the first of it.
+        name = f"lib{folder.name}.so"
+        library = folder / name if (folder / name).exists() else build_stub(folder, *defines, name=name)
+        monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
         # pynvml remembers the functions of the library that it saw first.
         monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
         opened.append(NvmlBackend(NODE, memory=lambda: HOST))
@@ -294,7 +294,7 @@ asyncio.run(main())
 
 
 def test_a_whole_agent_finds_the_gpu_through_the_systems_library(stub_folder: Path, driver: StubState) -> None:
-    library = build_stub(stub_folder / "system")
+    library = build_stub(stub_folder / "system", name=SYSTEM_NAME)
     environment = os.environ | {"LD_LIBRARY_PATH": str(library.parent), "NVML_STUB_STATE": str(driver.path)}
     finished = subprocess.run(
         [sys.executable, "-c", AGENT], capture_output=True, text=True, env=environment, timeout=60, check=False
