@@ -14,6 +14,7 @@ from typing import NoReturn
 import docker
 import pytest
 from docker.errors import DockerException, ImageNotFound
+from support.jetstream import delete_streams
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
@@ -59,7 +60,7 @@ def provide(image: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def nats_container() -> Iterator[str]:
+def nats_container_server() -> Iterator[str]:
     """The address of a NATS server in a container, with the configuration that infra/compose.yaml mounts."""
     provide(NATS_IMAGE)
     container = (
@@ -71,6 +72,13 @@ def nats_container() -> Iterator[str]:
     )
     with container:
         yield f"nats://{container.get_container_host_ip()}:{container.get_exposed_port(4222)}"
+
+
+@pytest.fixture
+def nats_container(nats_container_server: str) -> str:
+    """The address of a NATS server in a container, without a stream."""
+    delete_streams(nats_container_server)
+    return nats_container_server
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300)]
 
 GIGABYTE = 10**9
 COMMAND = b'{"model_id": "llama-3.1-8b", "command_id": "from-a-bare-client"}'
-TOO_MUCH = b'{"model_id": "llama-3.1-8b", "context_tokens": 120000, "concurrency": 8, "command_id": "too-much"}'
+TOO_MUCH = b'{"model_id": "llama-3.1-8b", "context_tokens": 20000, "concurrency": 8, "command_id": "too-much"}'
 
 
 @contextmanager
