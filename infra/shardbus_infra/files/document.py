@@ -16,6 +16,7 @@ from shardbus_infra.files.yaml_tree import YamlError, compose
 LARGEST_BYTES: Final = 16 * 2**20
 _MOST_PROBLEMS: Final = 20
 _LARGEST_INTEGER: Final = 2**63
+_NUMBER_FOR_TEXT: Final = re.compile(r"Input should be a valid string, not [-\d.e+]+")
 
 Model = TypeVar("Model", bound=BaseModel)
 Locate = Callable[[str, object], Location]
@@ -125,7 +126,8 @@ def _explain(error: ValidationError, document: Document, model: type[BaseModel],
             place = locate(text, document.value)
         elif text != "required, but not given":
             place = _in_document(location, document.value)
-        found.setdefault(place, []).append(text)
+        quotes = "; put it in quotes" if _NUMBER_FOR_TEXT.fullmatch(text) else ""
+        found.setdefault(place, []).append(text + quotes)
     return report(document.problem(place, "; or: ".join(dict.fromkeys(texts))) for place, texts in found.items())
 
 
