@@ -62,8 +62,8 @@ def test_a_typo_is_told_with_its_line_its_path_and_what_was_meant() -> None:
 
 
 def test_a_typo_in_json_is_told_with_its_line_even_when_tabs_indent_it() -> None:
-    text = '{\n\t"nodes": [\n\t\t{"node_id": "attic",\n\t\t "devcies": []}]}'
-    assert message(text, "f.json") == "f.json:4: nodes[0].devcies: unknown field (did you mean 'devices'?)"
+    text = '{\n\t"nodes": [\n\t\t{"node_id": "attic",\n\t\t "devicez": []}]}'
+    assert message(text, "f.json") == "f.json:4: nodes[0].devicez: unknown field (did you mean 'devices'?)"
 
 
 def test_all_problems_are_told_at_once() -> None:
