@@ -40,7 +40,7 @@ def demo(
             urls = start_servers(CommonSettings(data_dir=Path(folder)), stack)
         data.print(f"NATS at {urls['nats_url']}, Postgres beside it; their data goes when the demo ends", markup=False)
         fleet_file = stack.enter_context(as_file(FLEET_FILE))
-        flags = {"data_dir": Path(folder), **urls}
+        flags = {"data_dir": Path(folder), "log_level": "warning", **urls}
         asyncio.run(show(all_parts(flags, fleet_file, seed), CommonSettings(**flags), fleet_file, model))
     heading(f"Done in {time.monotonic() - started:.0f} s. What to try next")
     for line in (

@@ -1,10 +1,12 @@
 """``shardbus plan``: a fleet file and a model in, a placement and its reasons out; no servers."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from shardbus_infra.files.fleet_file import read_fleet
+from shardbus_infra.files.fleet_file import parse_fleet, read_fleet
+from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refused
 from shardbus_schemas.problems import suggest
@@ -39,13 +41,17 @@ def plan(
         from shardbus_placer.policy import Policy
     command = place_command(asked | which_model(model_id, model))
     request = PlacementRequest(**{name: getattr(command, name) for name in PlacementRequest.model_fields})
-    result = make_plan(read_fleet(fleet), _profile(request), request, Policy())
+    result = make_plan(_fleet(fleet), _profile(request), request, Policy())
     if json:
         print_json(result_json(result))
     else:
         print_result(result)
     if isinstance(result, Refused):
         raise typer.Exit(Exit.REFUSED)
+
+
+def _fleet(file: Path) -> Fleet:
+    return parse_fleet(sys.stdin.read(), name="standard input") if str(file) == "-" else read_fleet(file)
 
 
 def _profile(request: PlacementRequest) -> ModelProfile:
