@@ -75,9 +75,12 @@ class Node:
                 self._outbox.add(announcement)
             if not self._outbox.is_empty:
                 self._news.set()
-            # After a long pause (a laptop that slept) the missed ticks are not made up for.
-            due = max(due + self._pace.sample_interval_seconds, loop.time())
-            await _pause(due - loop.time(), stop)
+            # A late tick (a slow driver, a laptop that slept) is not made up for: the next one keeps its distance.
+            now = loop.time()
+            due += self._pace.sample_interval_seconds
+            if due <= now:
+                due = now + self._pace.sample_interval_seconds
+            await _pause(due - now, stop)
 
     async def _publish(self) -> None:
         pause = _FIRST_PAUSE_SECONDS

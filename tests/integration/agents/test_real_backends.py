@@ -133,26 +133,25 @@ def test_a_fleet_file_is_played_by_one_process_as_many_nodes() -> None:
 
 
 def test_two_plays_of_one_seed_tell_the_same_readings() -> None:
-    async def first_readings() -> list[object]:
+    async def readings_by_tick() -> dict[tuple[str, int | None], object]:
         bus = UnreliableBus()
-        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.02, heartbeat_seconds=0.02):
-            await until(lambda: len(bus.said(FLEET)) > 20 and bus.said(TELEMETRY)[-1].model_fields_set)
-            await until(
-                lambda: all(
-                    sum(getattr(m, "node_id", "") == joined.node_id for m in bus.said(TELEMETRY)) >= 5
-                    for joined in bus.said(FLEET)
-                    if isinstance(joined, NodeJoined)
-                )
-            )
-        told = [
-            (state.key, update.tick, state.model_dump(exclude={"last_update"}))
-            for update in bus.said(TELEMETRY)
-            if isinstance(update, DeviceGPUStateUpdated) and (update.tick or 0) < 5
-            for state in update.states
-        ]
-        return sorted(told, key=repr)
 
-    assert asyncio.run(first_readings()) == asyncio.run(first_readings())
+        def updates() -> list[DeviceGPUStateUpdated]:
+            return [message for message in bus.said(TELEMETRY) if isinstance(message, DeviceGPUStateUpdated)]
+
+        # A heartbeat at every tick, so that each is told whole.
+        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.02, heartbeat_seconds=0.001):
+            await until(lambda: sum(update.tick == 5 for update in updates()) >= 8)
+        return {
+            (state.key, update.tick): state.model_dump(exclude={"last_update"})
+            for update in updates()
+            for state in update.states
+        }
+
+    first, second = asyncio.run(readings_by_tick()), asyncio.run(readings_by_tick())
+    both = first.keys() & second.keys()
+    assert len(both) > 40
+    assert {key: first[key] for key in both} == {key: second[key] for key in both}
 
 
 def test_a_fleet_file_that_is_wrong_is_refused_before_anything_is_said(tmp_path: Path) -> None:
