@@ -87,8 +87,9 @@ def _reach(problem: Problem, order: tuple[Unit, ...], hops: list[float], limit: 
     """Return bounds with which no stage and its hop take longer than ``limit``, or ``None``.
 
     Each unit takes as many layers as it may: to have reached further never hurts those behind. That holds
-    unless a unit's layers are pinned or its measured times fall with more layers; then all bounds that can
-    be reached are followed.
+    unless a unit's layers are pinned, its measured times fall with more layers, or the one layer that it must
+    take at least is too large for it there, while a smaller one lies before; then all bounds that can be
+    reached are followed.
     """
     if any(unit.pin is not None or unit.seconds_by_count is not None for unit in order):
         return _reach_any(problem, order, hops, limit)
@@ -105,7 +106,8 @@ def _reach(problem: Problem, order: tuple[Unit, ...], hops: list[float], limit: 
             end = min(end, bisect_right(unit.seconds, unit.seconds[start] + left) - 1)
         end = min(end, layers - (last - position))
         if end <= start:
-            return None
+            uneven = position < last and not problem.even
+            return _reach_any(problem, order, hops, limit) if uneven else None
         bounds.append(end)
     return tuple(bounds) if bounds[-1] == layers else None
 

@@ -90,19 +90,6 @@ def uniform_hop(problem: Problem) -> float | None:
     return hops.pop() if hops else 0.0
 
 
-def layer_kinds(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return one layer of each kind, and how many there are of it; layers of a kind cost the same everywhere."""
-    prefix = problem.memory.prefix
-    representatives: dict[object, int] = {}
-    counts: dict[int, int] = {}
-    tables = list({id(unit.seconds): unit.seconds for unit in problem.units}.values())
-    for layer in range(problem.layers):
-        times = tuple(float(f"{seconds[layer + 1] - seconds[layer]:.9e}") for seconds in tables)
-        first = representatives.setdefault((prefix[layer + 1] - prefix[layer], times), layer)
-        counts[first] = counts.get(first, 0) + 1
-    return tuple(counts), tuple(counts.values())
-
-
 def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool) -> Counting:
     """Return the counting program.
 
@@ -111,7 +98,7 @@ def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool)
     A plan of one stage may be missing where head and embedding are one tensor; those are tried one by one.
     """
     model = LinearModel("counting")
-    kinds, kind_counts = layer_kinds(problem)
+    kinds, kind_counts = problem.layer_kinds
     whole = len(kinds) <= MOST_KINDS
     units = problem.units
     throughput, timed = problem.objective == "throughput", problem.objective != "score"

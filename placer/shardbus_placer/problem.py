@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, pairwise
 
 from shardbus_schemas.devices import LinkFigures
@@ -66,6 +67,24 @@ class Problem:
     def layers(self) -> int:
         """How many layers are to be placed."""
         return self.memory.layers
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all layers take the same memory and, on each unit, the same time."""
+        return len(self.layer_kinds[0]) == 1
+
+    @cached_property
+    def layer_kinds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """One layer of each kind, and how many there are of it; layers of a kind cost the same on every unit."""
+        prefix = self.memory.prefix
+        representatives: dict[object, int] = {}
+        counts: dict[int, int] = {}
+        tables = list({id(unit.seconds): unit.seconds for unit in self.units}.values())
+        for layer in range(self.layers):
+            times = tuple(float(f"{table[layer + 1] - table[layer]:.9e}") for table in tables)
+            first = representatives.setdefault((prefix[layer + 1] - prefix[layer], times), layer)
+            counts[first] = counts.get(first, 0) + 1
+        return tuple(counts), tuple(counts.values())
 
     def admits(self, order: Sequence[Unit]) -> bool:
         """Return whether the units in this order meet every condition but memory."""

@@ -1,0 +1,191 @@
+"""Every plan there is for a small placement problem, priced by formulas written apart from the planner's.
+
+It knows only the raw inputs and the policy's figures, walks through all ordered choices of devices and tensor
+groups with all their contiguous cuts, and keeps those that hold. Slow, plain, and easy to check by eye.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, permutations
+
+from shardbus_placer.policy import Policy
+from shardbus_schemas.devices import LinkFigures
+from shardbus_schemas.fleet import Fleet, FleetDevice
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import PlacementRequest
+
+Group = tuple[DeviceKey, ...]
+
+
+class BruteForce:
+    def __init__(self, fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy) -> None:
+        self.fleet, self.model, self.request, self.policy = fleet, model, request, policy
+        self.devices = {key: device for key, _, device in fleet.devices()}
+
+    def best(self, scores: dict[str, float] | None = None) -> float | None:
+        """The best objective of all plans, or None if there is none."""
+        values = [self._objective(order, bounds, scores or {}) for order, bounds in self.plans()]
+        if not values:
+            return None
+        return max(values) if self.request.objective == "score" else min(values)
+
+    def plans(self) -> Iterator[tuple[tuple[Group, ...], tuple[int, ...]]]:
+        request, layers = self.request, self.model.layers
+        groups = list(self._groups())
+        for count in range(1, min(len(self.devices), layers) + 1):
+            if request.max_stages is not None and count > request.max_stages:
+                continue
+            for order in permutations(groups, count):
+                if not self._may_follow(order):
+                    continue
+                for inner in combinations(range(1, layers), count - 1):
+                    bounds = (0, *inner, layers)
+                    if self._holds(order, bounds):
+                        yield order, bounds
+
+    def _usable(self, key: DeviceKey) -> bool:
+        device, request = self.devices[key], self.request
+        names = {key, key.split("/")[0]}
+        if device.status != "ok" or device.memory_total_bytes is None or names & set(request.exclude):
+            return False
+        if request.include and not names & set(request.include):
+            return False
+        if self.model.backends is not None and device.backend is not None and device.backend not in self.model.backends:
+            return False
+        return not (device.is_plugged_in is False and (device.battery_percent or 100) < 30)
+
+    def _groups(self) -> Iterator[Group]:
+        usable = [key for key in self.devices if self._usable(key)]
+        if self.request.sharding != "tensor":
+            yield from ((key,) for key in usable)
+        if self.request.sharding == "pipeline" or not self.model.supports_tensor:
+            return
+        model = self.model
+        for size in range(2, len(usable) + 1):
+            parts = (model.num_attention_heads, model.num_key_value_heads, model.hidden_size)
+            if any(part is None or part % size for part in parts):
+                continue
+            for members in combinations(usable, size):
+                kinds = {self._kind(key) for key in members}
+                if len(kinds) == 1:
+                    yield members
+
+    def _kind(self, key: DeviceKey) -> tuple[object, ...]:
+        d = self.devices[key]
+        return (key.split("/")[0], d.name, d.backend, d.memory_total_bytes, self._speed(d), tuple(d.peak_flops.items()))
+
+    def _link(self, a: DeviceKey, b: DeviceKey) -> LinkFigures | None:
+        here, there = a.split("/")[0], b.split("/")[0]
+        if here == there:
+            node = next(node for node in self.fleet.nodes if node.node_id == here)
+            return node.device_link or self.policy.device_link
+        for link in self.fleet.links:
+            if (link.from_node, link.to_node) == (here, there):
+                return link
+        return self.fleet.default_link
+
+    def _may_follow(self, order: tuple[Group, ...]) -> bool:
+        request = self.request
+        devices = [key for group in order for key in group]
+        nodes = {key.split("/")[0] for key in devices}
+        if len(devices) != len(set(devices)) or len(nodes) < request.min_nodes:
+            return False
+        if request.max_nodes is not None and len(nodes) > request.max_nodes:
+            return False
+        if request.max_devices is not None and len(devices) > request.max_devices:
+            return False
+        if not set(request.pin) <= set(devices):
+            return False
+        return all(self._link(a[0], b[0]) is not None for a, b in zip(order, order[1:], strict=False))
+
+    def _holds(self, order: tuple[Group, ...], bounds: tuple[int, ...]) -> bool:
+        for index, group in enumerate(order):
+            start, end = bounds[index], bounds[index + 1]
+            if any(self.request.pin.get(key, end - start) != end - start for key in group):
+                return False
+            if any(self.needed(key, start, end, len(group)) > self.free(key) for key in group):
+                return False
+        return True
+
+    def free(self, key: DeviceKey) -> int:
+        device, request = self.devices[key], self.request
+        total = device.memory_total_bytes or 0
+        rules = self.policy.of_backend(device.backend)
+        share = rules.headroom_fraction if request.headroom_fraction is None else request.headroom_fraction
+        least = rules.headroom_bytes if request.headroom_bytes is None else request.headroom_bytes
+        return total - (device.memory_used_bytes or 0) - device.memory_reserved_bytes - max(least, math.ceil(share * total))
+
+    def needed(self, key: DeviceKey, start: int, end: int, size: int) -> int:
+        model, request = self.model, self.request
+        kv = model.kv_bytes_by_layer(request.context_tokens)
+        total = sum(model.bytes_by_layer[i] + request.concurrency * kv[i] for i in range(start, end))
+        if model.tied_embedding:
+            if start == 0 or end == model.layers:
+                total += max(model.embedding_bytes, model.head_bytes) if end == model.layers else model.embedding_bytes
+        else:
+            total += model.embedding_bytes * (start == 0) + model.head_bytes * (end == model.layers)
+        tokens = min(request.context_tokens * request.concurrency, self.policy.activation_tokens)
+        fixed = tokens * model.activation_bytes_per_token * self.policy.activation_buffers
+        overhead = request.runtime_overhead_bytes
+        if overhead is None:
+            overhead = self.policy.of_backend(self.devices[key].backend).runtime_overhead_bytes
+        return math.ceil(total / size) + fixed + overhead
+
+    def _speed(self, device: FleetDevice) -> float:
+        policy = self.policy
+        known = [d.memory_bandwidth_bytes_per_second for d in self.devices.values() if d.memory_bandwidth_bytes_per_second]
+        rules = policy.of_backend(device.backend)
+        peak = device.memory_bandwidth_bytes_per_second or min([rules.unknown_bandwidth_bytes_per_second, *known])
+        return peak * rules.bandwidth_efficiency * self._slow(device)
+
+    def _slow(self, device: FleetDevice) -> float:
+        policy, factor = self.policy, 1.0
+        if device.is_thermal_throttling:
+            factor *= policy.throttling_speed
+        if device.is_plugged_in is False:
+            factor *= policy.on_battery_speed
+        return factor * (1 - policy.utilization_weight * (device.compute_utilization_percent or 0) / 100)
+
+    def seconds(self, group: Group, start: int, end: int) -> float:
+        model, request = self.model, self.request
+        device = self.devices[group[0]]
+        c, speed, size = request.concurrency, self._speed(device), len(group)
+        kv = model.kv_bytes_by_layer(request.context_tokens)
+        total = 0.0
+        for i in range(start, end):
+            read = min(model.bytes_by_layer[i], model.active_bytes_by_layer[i] * c) + kv[i] * c
+            total += read / speed
+        for measured in device.measured:
+            if measured.model_id == model.model_id and measured.tokens_per_second_by_layers:
+                rates = measured.tokens_per_second_by_layers
+                count = end - start
+                known = min(count, len(rates), model.layers)
+                total = c / rates[known - 1] / self._slow(device) * count / known
+        if end == model.layers:
+            head = max(model.head_bytes, model.embedding_bytes) if model.tied_embedding else model.head_bytes
+            total += head / speed
+        total /= size
+        if size > 1:
+            link = self._link(group[0], group[1])
+            assert link is not None
+            piece = model.activation_bytes_per_token * c / size
+            one = 2 * (size - 1) * (link.latency_seconds + piece / link.bandwidth_bytes_per_second)
+            total += 2 * one * (end - start)
+        return total
+
+    def _objective(self, order: tuple[Group, ...], bounds: tuple[int, ...], scores: dict[str, float]) -> float:
+        stages = [self.seconds(group, bounds[i], bounds[i + 1]) for i, group in enumerate(order)]
+        size = self.model.activation_bytes_per_token * self.request.concurrency
+        hops = [0.0] * len(order)
+        for i, (a, b) in enumerate(zip(order, order[1:], strict=False)):
+            link = self._link(a[0], b[0])
+            assert link is not None
+            hops[i] = link.latency_seconds + size / link.bandwidth_bytes_per_second
+        if self.request.objective == "throughput":
+            return max(stage + hop for stage, hop in zip(stages, hops, strict=True))
+        if self.request.objective == "latency":
+            return sum(stages) + sum(hops)
+        return sum(
+            (bounds[i + 1] - bounds[i]) * sum(scores[key] for key in group) / len(group) for i, group in enumerate(order)
+        )
