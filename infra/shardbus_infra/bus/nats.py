@@ -4,15 +4,15 @@ nats-py's ``fetch`` and ``publish_async`` are slow, and wrong about errors; here
 what is said to JetStream is said by ``nats_append``, ``nats_follow`` and ``nats_work``.
 """
 
-import base64
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import cast
 
 from shardbus_infra.bus import nats_append
-from shardbus_infra.bus.nats_connection import ApiError, Connection, Health
+from shardbus_infra.bus.nats_connection import Connection, Health
 from shardbus_infra.bus.nats_follow import follow
+from shardbus_infra.bus.nats_lookup import find, information
 from shardbus_infra.bus.nats_work import work
 from shardbus_infra.bus.port import (
     Appended,
@@ -24,9 +24,6 @@ from shardbus_infra.bus.port import (
     StreamMissingError,
     WorkItem,
 )
-from shardbus_infra.bus.wire import decode_headers, parse_moment
-
-_MESSAGE_NOT_FOUND: Final = 10037
 
 
 async def connect(
@@ -85,8 +82,6 @@ class NatsBus:
         return follow(
             self._connection,
             stream,
-            information=self.info,
-            get=self.get,
             start_sequence=start_sequence,
             subjects=subjects,
             max_batch=max_batch,
@@ -104,42 +99,15 @@ class NatsBus:
 
     async def get(self, stream: str, sequence: int) -> Stored | None:
         """Return one message, or ``None``."""
-        return await self._message(stream, {"seq": sequence}) if sequence > 0 else None
+        return await find(self._connection, stream, {"seq": sequence}) if sequence > 0 else None
 
     async def last(self, stream: str, subjects: str) -> Stored | None:
         """Return the newest message on ``subjects``, or ``None``."""
-        return await self._message(stream, {"last_by_subj": subjects})
-
-    async def _message(self, stream: str, which: Mapping[str, object]) -> Stored | None:
-        try:
-            # Asked of the stream's leader. A direct get may be answered by a replica that is a little behind.
-            answer = await self._connection.api(f"STREAM.MSG.GET.{stream}", which)
-        except ApiError as error:
-            if error.code == _MESSAGE_NOT_FOUND:
-                return None
-            raise
-        message = cast("dict[str, Any]", answer["message"])
-        return Stored(
-            stream,
-            int(message["seq"]),
-            str(message["subject"]),
-            decode_headers(base64.b64decode(message.get("hdrs", ""))),
-            base64.b64decode(message.get("data", "")),
-            parse_moment(message["time"]),
-        )
+        return await find(self._connection, stream, {"last_by_subj": subjects})
 
     async def info(self, stream: str) -> StreamInfo:
         """Return a stream's identity and extent; raises StreamMissingError."""
-        answer = await self._connection.api(f"STREAM.INFO.{stream}")
-        state = cast("dict[str, Any]", answer["state"])
-        return StreamInfo(
-            name=stream,
-            created=parse_moment(answer["created"]),
-            first_sequence=int(state["first_seq"]),
-            last_sequence=int(state["last_seq"]),
-            messages=int(state["messages"]),
-            bytes=int(state["bytes"]),
-        )
+        return await information(self._connection, stream)
 
     async def close(self) -> None:
         """Flush what is pending and disconnect; follows and works end. Idempotent."""

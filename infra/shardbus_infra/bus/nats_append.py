@@ -1,7 +1,6 @@
 """Appending to JetStream: one message awaited, or many in a window of unacknowledged ones."""
 
 import asyncio
-import base64
 import json
 import re
 from collections.abc import Sequence
@@ -9,12 +8,12 @@ from typing import Any, Final, cast
 
 from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_connection import (
-    ApiError,
     Connection,
     ConnectionLostError,
     DeniedError,
     NoRespondersError,
 )
+from shardbus_infra.bus.nats_lookup import find
 from shardbus_infra.bus.port import (
     Appended,
     AppendRejectedError,
@@ -29,7 +28,6 @@ from shardbus_infra.bus.port import (
 from shardbus_infra.bus.wire import (
     MESSAGE_ID,
     checked_subject,
-    decode_headers,
     encode_headers,
     message_headers,
 )
@@ -115,14 +113,10 @@ async def _stored_before(
         return None
     stream = str(json.loads(payload)["stream"])
     which = {"seq": expected.sequence + 1, "next_by_subj": expected.subjects}
-    try:
-        found = (await connection.api(f"STREAM.MSG.GET.{stream}", which))["message"]
-    except ApiError:
+    found = await find(connection, stream, which)
+    if found is None or found.headers.get(MESSAGE_ID) != message.message_id:
         return None
-    headers = decode_headers(base64.b64decode(found.get("hdrs", "")))
-    if headers.get(MESSAGE_ID) != message.message_id:
-        return None
-    return Appended(stream, int(found["seq"]), duplicate=True)
+    return Appended(stream, found.sequence, duplicate=True)
 
 
 def _timed_out(connection: Connection, subject: str, timeout_seconds: float) -> AppendTimeoutError:

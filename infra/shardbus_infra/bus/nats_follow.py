@@ -1,29 +1,25 @@
 """Following a stream: in order, without a gap or a repeat, whatever happens to the connection or the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Final
 
 from shardbus_infra.bus.nats_connection import Connection
+from shardbus_infra.bus.nats_lookup import find, information
 from shardbus_infra.bus.nats_pull import Arrival, Puller, Session
-from shardbus_infra.bus.port import Stored, StreamInfo, StreamReplacedError, StreamShortenedError
+from shardbus_infra.bus.port import Stored, StreamReplacedError, StreamShortenedError
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
 
 _PULL_MESSAGES: Final = 2000
 """Two pulls of this size overlap: one arrives while the other is worked on."""
 _FORGOTTEN_AFTER_NANOSECONDS: Final = 60 * 1_000_000_000
 
-Information = Callable[[str], Awaitable[StreamInfo]]
-Get = Callable[[str, int], Awaitable[Stored | None]]
-
 
 async def follow(
     connection: Connection,
     stream: str,
     *,
-    information: Information,
-    get: Get,
     start_sequence: int,
     subjects: Sequence[str],
     max_batch: int,
@@ -31,7 +27,7 @@ async def follow(
 ) -> AsyncGenerator[Sequence[Stored], None]:
     """Yield batches in stream order; see ``Bus.follow``."""
     loop = asyncio.get_running_loop()
-    follower = _Follower(connection, stream, information, get, start_sequence, subjects)
+    follower = _Follower(connection, stream, start_sequence, subjects)
     heard = loop.time()
     try:
         while True:
@@ -61,15 +57,11 @@ class _Follower:
         self,
         connection: Connection,
         stream: str,
-        information: Information,
-        get: Get,
         start_sequence: int,
         subjects: Sequence[str],
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._information = information
-        self._get = get
         self._subjects = subjects
         self._next_sequence = max(1, start_sequence)
         self._next_delivery = 1
@@ -151,7 +143,7 @@ class _Follower:
 
     async def _require_same_stream(self) -> None:
         """Raise StreamReplacedError if the stream is not the one that was followed before."""
-        info = await self._information(self._stream)
+        info = await information(self._connection, self._stream)
         if self._created is not None and info.created != self._created:
             raise StreamReplacedError(
                 f"stream {self._stream} was made anew at {info.created}; followed was the one of {self._created}"
@@ -165,7 +157,7 @@ class _Follower:
                 f"stream {self._stream} ends at {info.last_sequence}, but {self._newest.sequence} was read from it: "
                 "it lost its newest part in a crash, or was restored from an older copy"
             )
-        same = await self._get(self._stream, self._newest.sequence)
+        same = await find(self._connection, self._stream, {"seq": self._newest.sequence})
         if same is not None and same.recorded_at != self._newest.recorded_at:
             raise StreamShortenedError(
                 f"message {self._newest.sequence} of stream {self._stream} is another one than before: the stream "

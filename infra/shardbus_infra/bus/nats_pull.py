@@ -108,6 +108,7 @@ class Puller:
         self._reader = Bell()
         self._keeper = Bell()
         self._was_open = False
+        self._epoch = connection.epoch
         self._loop = asyncio.get_running_loop()
         self._last_good = self._loop.time()
         self._task = self._loop.create_task(self._keep_going())
@@ -200,6 +201,7 @@ class Puller:
 
     async def _open(self) -> None:
         await self._connection.wait_up(self._loop.time() + 3600)
+        self._epoch = self._connection.epoch
         consumer = await self._create()
         session = Session(self._stream, consumer, self._on_session_changed, self._loop.time)
         session.subscription = await self._connection.listen(session.receive)
@@ -217,7 +219,7 @@ class Puller:
 
     async def _until_broken(self) -> str:
         """Return why the session cannot go on, once it cannot."""
-        session, epoch = self.session, self._connection.epoch
+        session = self.session
         assert session is not None
         while True:
             before = self._loop.time()
@@ -226,20 +228,20 @@ class Puller:
             if now - before > 2 * _LOOK_SECONDS:
                 # This process itself was busy or asleep: what arrived meanwhile has yet to be read.
                 session.heard = now
-            reason = self._trouble(session, epoch, now)
+            reason = self._trouble(session, now)
             if reason is not None:
                 session.broken = reason
                 return reason
             self._last_good = now
 
-    def _trouble(self, session: Session, epoch: int, now: float) -> str | None:
+    def _trouble(self, session: Session, now: float) -> str | None:
         denied = self._connection.denial(session.next_subject)
         if denied is not None:
             self.failure = DeniedError(f"NATS at {self._connection.shown_url} does not permit it: {denied}")
             return denied
         if self._connection.closed:
             return "the connection is closed"
-        if self._connection.epoch != epoch:
+        if self._connection.epoch != self._epoch:
             return "the connection was lost"
         if session.broken is not None:
             return session.broken

@@ -6,19 +6,24 @@ a crash of the server may come again. Who works must know what is done already.
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from shardbus_infra.bus.nats_connection import Connection, ConnectionLostError, NoRespondersError
+from shardbus_infra.bus.nats_connection import Connection, ConnectionLostError
+from shardbus_infra.bus.nats_lookup import find
 from shardbus_infra.bus.nats_pull import Arrival, Puller, Session
-from shardbus_infra.bus.port import BusError, BusUnreachableError, Stored, WorkItem
+from shardbus_infra.bus.port import BusUnreachableError, Stored, WorkItem
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
+
+_log = logging.getLogger(__name__)
 
 _NANOSECONDS: Final = 1_000_000_000
 _MOST_UNSETTLED: Final = 1000
 """Of all workers together. Delayed items count too, so a small bound would let one delayed item stop the queue."""
 _ANSWER_SECONDS: Final = 2.0
-_SETTLE_SECONDS: Final = 30.0
+_ACK_TRIES: Final = 3
+_PATIENCE_SECONDS: Final = 10 * 365 * 24 * 3600.0
 
 
 async def work(
@@ -145,11 +150,12 @@ class _Item:
         return delivery_of(self._reply)[2]
 
     async def ack(self) -> None:
-        await self._settle(b"+ACK")
+        await self._settle(b"+ACK", tries=_ACK_TRIES)
 
     async def nak(self, delay_seconds: float = 0) -> None:
         delay = {"delay": int(delay_seconds * _NANOSECONDS)}
-        await self._settle(b"-NAK " + json.dumps(delay).encode() if delay_seconds > 0 else b"-NAK")
+        # Unheard it has the same end, only later: the item comes again.
+        await self._settle(b"-NAK " + json.dumps(delay).encode() if delay_seconds > 0 else b"-NAK", tries=1)
 
     async def in_progress(self) -> None:
         if self._worker.connection.up:
@@ -157,26 +163,34 @@ class _Item:
             self._worker.connection.client.kick()
         self._worker.hold(self._reply)
 
-    async def _settle(self, word: bytes) -> None:
-        """Say the word until the server confirms it; raises BusUnreachableError if it never does."""
+    async def _settle(self, word: bytes, *, tries: int) -> None:
+        """Say the word until the server confirms it, however long the server is away.
+
+        After a crash of the server its consumer may not know of this delivery any more, and leaves the word
+        without an answer. Then either the message is gone, or it comes again.
+        """
         connection, loop = self._worker.connection, asyncio.get_running_loop()
-        deadline = loop.time() + _SETTLE_SECONDS
-        while True:
-            await connection.wait_up(deadline)
-            try:
-                await connection.request(
-                    self._reply.decode(), word, b"", deadline=min(deadline, loop.time() + _ANSWER_SECONDS)
-                )
-            except (ConnectionLostError, NoRespondersError, TimeoutError) as error:
-                if loop.time() >= deadline:
-                    raise BusUnreachableError(
-                        f"NATS at {connection.shown_url} did not confirm that message {self._stored.sequence} of "
-                        f"{self._stored.stream} is settled; it may come again"
-                    ) from error
-                await asyncio.sleep(0.1)
-            except BusError:
-                self._worker.release(self._reply)
-                raise
-            else:
-                self._worker.release(self._reply)
-                return
+        again = False
+        try:
+            while tries:
+                await connection.wait_up(loop.time() + _PATIENCE_SECONDS)
+                try:
+                    if again and await self._is_gone():
+                        return
+                    again = True
+                    deadline = loop.time() + _ANSWER_SECONDS
+                    await connection.request(self._reply.decode(), word, b"", deadline=deadline)
+                except ConnectionLostError:
+                    continue
+                except (BusUnreachableError, TimeoutError):
+                    if connection.closed:
+                        raise
+                    tries -= 1
+                else:
+                    return
+            _log.info("message %d of %s was not confirmed as settled", self._stored.sequence, self._stored.stream)
+        finally:
+            self._worker.release(self._reply)
+
+    async def _is_gone(self) -> bool:
+        return await find(self._worker.connection, self._stored.stream, {"seq": self._stored.sequence}) is None
