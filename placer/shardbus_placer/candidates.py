@@ -1,7 +1,6 @@
 """Which devices may take part at all, what each brings, and why the others may not."""
 
 import difflib
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +14,16 @@ from shardbus_placer import capacity, cost
 from shardbus_placer.policy import Policy
 
 BarReason = Literal[
-    "lost", "stale", "cordoned", "not_included", "excluded", "backend", "memory_unknown", "battery", "no_room"
+    "lost",
+    "stale",
+    "cordoned",
+    "not_included",
+    "excluded",
+    "backend",
+    "memory_unknown",
+    "battery",
+    "shared_memory",
+    "no_room",
 ]
 
 
@@ -86,9 +94,10 @@ def survey(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
     costs: dict[object, tuple[float, ...]] = {}
     # What is too small for a layer alone may still hold its share of one in a tensor group.
     in_groups = model.supports_tensor and request.sharding != "pipeline"
+    owners = owners_of_shared_memory(fleet, policy)
     for key in sorted(named):
         device = named[key]
-        refused = _bar(key, device, model, request, policy)
+        refused = _bar(key, device, model, request, policy) or _bar_shared(key, device, owners)
         if refused is not None:
             barred.append(refused)
             continue
@@ -131,18 +140,29 @@ def survey(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
     return Survey(tuple(candidates), tuple(barred), assumptions)
 
 
+def owners_of_shared_memory(fleet: Fleet, policy: Policy) -> dict[NodeId, DeviceKey]:
+    """Return, by node, the accelerator whose memory is the host's own, where there is one that can be used.
+
+    The host's processor reports the same memory; promising it to both would promise it twice.
+    """
+    return {
+        node.node_id: key
+        for key, node, device in fleet.devices()
+        if device.unified_memory and device.backend != "cpu" and device.status not in policy.barred_statuses
+    }
+
+
 def max_layers(memory: capacity.LayerMemory, room: int) -> int:
     """Return the length of the longest range of layers that fits in ``room`` bytes, its ends included."""
-    prefix, layers, best = memory.prefix, memory.layers, 0
-    for start in range(layers):
-        if layers - start <= best:
-            break
-        left = room - memory.extra(first=start == 0, last=False)
-        if left < 0:
-            continue
-        end = min(layers, bisect_right(prefix, prefix[start] + left) - 1)
-        if end == layers and memory.stage(start, end) > room:
-            end -= 1
+    prefix, layers = memory.prefix, memory.layers
+    best, start, first = 0, 0, memory.embedding
+    for end in range(1, layers + 1):
+        last = memory.head if end < layers else 0
+        if end == layers:
+            last = memory.both_ends - memory.embedding if start == 0 else memory.head
+        while start < end and prefix[end] - prefix[start] + first + last * (end == layers) > room:
+            start, first = start + 1, 0
+            last = memory.head
         best = max(best, end - start)
     return best
 
@@ -184,6 +204,13 @@ def _bar(
         least = f"{policy.minimum_battery_percent:.0f} %"
         return Barred(key, "battery", f"barred: on battery at {device.battery_percent:.0f} %, less than {least}")
     return None
+
+
+def _bar_shared(key: DeviceKey, device: FleetDevice, owners: dict[NodeId, DeviceKey]) -> Barred | None:
+    owner = owners.get(key.node_id)
+    if owner is None or device.backend != "cpu":
+        return None
+    return Barred(key, "shared_memory", f"barred: its memory is that of {owner}, and is counted there")
 
 
 def _no_room(key: DeviceKey, memory: capacity.LayerMemory, usable: int, fixed: int) -> Barred:

@@ -133,6 +133,12 @@ def _places(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
         battery = device.battery_percent
         if device.is_plugged_in is False and battery is not None and battery < policy.minimum_battery_percent:
             yield f"{key} is on battery at {battery:.0f} %"
+        shares = (by_key[other] for other in by_key if other.node_id == key.node_id and other != key)
+        if device.backend == "cpu" and any(
+            other.unified_memory and other.backend != "cpu" and other.status not in policy.barred_statuses
+            for other in shares
+        ):
+            yield f"{key} has the memory of another device of its node"
 
 
 def _conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
