@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from shardbus_infra.settings import CommonSettings
@@ -14,6 +14,11 @@ from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit, needs
 from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import bytes_text, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from shardbus_placer.models.catalogue import Catalogue
+
+_RIGHT = frozenset({"parameters", "weights", "KV/token", "layers"})
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,26 +33,28 @@ def add_to(app: typer.Typer) -> None:
 def models(
     search: Annotated[str | None, typer.Argument(help="Only models whose id contains this.")] = None,
     *,
+    everything: Annotated[bool, typer.Option("--all", help="Each in every quantisation, too.")] = False,
     json: Json = False,
 ) -> None:
-    """List the catalogue: models that can be placed by their id alone."""
-    found = [profile for name, profile in sorted(_catalogue().items()) if search is None or search in name]
+    """List the models that can be placed by their id alone."""
+    known = _catalogue()
+    names = known if everything else known.models
+    found = [known[name] for name in sorted(names) if search is None or search in name]
     if json:
         print_json(found)
         return
-    print_table(
-        None, [_row(profile) for profile in found], right=frozenset({"parameters", "weights", "KV/token", "layers"})
+    print_table(None, [_row(profile) for profile in found], right=_RIGHT)
+    say(
+        f"{len(found)} models; each also as MODEL-4bit, -8bit, -fp8, -q4_k_m and more (`shardbus models --all`). "
+        "`shardbus model add PATH` adds one from a config.json or a GGUF file"
     )
-    say(f"{len(found)} models; `shardbus model add PATH` adds one from a config.json or a GGUF file")
 
 
 def show(model_id: Annotated[str, typer.Argument(help="A model of `shardbus models`.")]) -> None:
     """Print a model's profile as JSON, in the shape of a model file."""
-    from shardbus_schemas.problems import suggest
-
     known = _catalogue()
     if model_id not in known:
-        raise CommandError(f"no model is named {model_id!r}{suggest(model_id, list(known))}")
+        raise CommandError(f"no model is named {model_id!r}{known.did_you_mean(model_id)}")
     print_json(known[model_id].model_dump(mode="json", exclude_defaults=True))
 
 
@@ -72,7 +79,7 @@ def add(
     if json:
         print_json(profile)
     else:
-        print_table(None, [_row(profile)], right=frozenset({"parameters", "weights", "KV/token", "layers"}))
+        print_table(None, [_row(profile)], right=_RIGHT)
         say("nothing was registered (dry run)" if dry_run else f"{profile.model_id} is registered")
 
 
@@ -83,10 +90,10 @@ async def _register(profile: ModelProfile, settings: CommonSettings, timeout_sec
         return await ask(bus, RegisterModel(profile=profile), timeout_seconds=timeout_seconds)
 
 
-def _catalogue() -> dict[str, ModelProfile]:
+def _catalogue() -> "Catalogue":
     with needs("placer"):
         from shardbus_placer.models.catalogue import catalogue
-    return dict(catalogue())
+    return catalogue()
 
 
 def _row(profile: ModelProfile) -> dict[str, object]:

@@ -9,7 +9,6 @@ from shardbus_infra.files.fleet_file import parse_fleet, read_fleet
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refused
-from shardbus_schemas.problems import suggest
 
 from shardbus_console.commands.place import ModelFile, which_model
 from shardbus_console.exits import CommandError, Exit, needs
@@ -61,5 +60,5 @@ def _profile(request: PlacementRequest) -> ModelProfile:
     profile = request.model or known.get(request.wanted_model_id)
     if profile is None:
         name = request.wanted_model_id
-        raise CommandError(f"no model is named {name!r}{suggest(name, list(known))}; `shardbus models` lists them")
+        raise CommandError(f"no model is named {name!r}{known.did_you_mean(name)}; `shardbus models` lists them")
     return profile
