@@ -2,6 +2,7 @@
 
 import base64
 
+from shardbus_schemas.envelope import ID
 from shardbus_schemas.events import DeadLettered
 
 from shardbus_infra.bus.port import Appended, AppendRejectedError, Bus, Stored
@@ -12,6 +13,7 @@ from shardbus_infra.bus.publish import publish
 _PAYLOAD_LIMITS = (512 * 1024, 1024)
 _REASON_CHARACTERS = 8 * 1024
 _HEADER_CHARACTERS = 16 * 1024
+_ID_CHARACTERS = 300
 
 
 async def bury(bus: Bus, stored: Stored, *, code: str, reason: str, seen_by: str) -> Appended:
@@ -51,4 +53,10 @@ async def _bury(bus: Bus, stored: Stored, *, code: str, reason: str, seen_by: st
     )
     # The second keeps the id unique when a stream is deleted and made anew, and counts from 1 again.
     identity = f"{stored.stream}:{stored.sequence}@{int(stored.recorded_at.timestamp())}:{seen_by}"
-    return await publish(bus, message, source=seen_by, event_id=identity, causation_id=stored.headers.get("ce-id"))
+    return await publish(bus, message, source=seen_by, event_id=identity, causation_id=_cause(stored))
+
+
+def _cause(stored: Stored) -> str | None:
+    """Return the message's own id, if it is one that an envelope may carry."""
+    event_id = stored.headers.get(ID)
+    return event_id if event_id and len(event_id) <= _ID_CHARACTERS else None

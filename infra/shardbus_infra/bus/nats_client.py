@@ -42,6 +42,11 @@ class DirectClient(Client):
         with suppress(errors.Error):  # closed meanwhile: then it is gone already
             await subscription.unsubscribe()
 
+    async def leave(self) -> None:
+        """Disconnect for good; also if there never was a connection."""
+        if self._flush_queue is not None:
+            await self.close()
+
     def write(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Queue one message to be sent; ``kick`` sends. The caller has checked that this client is connected."""
         if headers:

@@ -100,9 +100,15 @@ class Connection:
 
     async def open(self, timeout_seconds: float, credentials_file: Path | None, tls: ssl.SSLContext | None) -> None:
         """Connect; raises BusUnreachableError if nothing answers in time, BusError if it is not what we need."""
+        addresses = [part.strip() for part in self._url.split(",")]
+        for address in addresses:
+            if "://" in address and not address.startswith(("nats://", "tls://")):
+                raise BusUnreachableError(
+                    f"{without_password(address)!r} cannot be connected to: an address begins with nats:// or tls://"
+                )
         connecting = asyncio.ensure_future(
             self.client.connect(
-                [part.strip() for part in self._url.split(",")],
+                addresses,
                 name=self._name,
                 error_cb=self._on_error,
                 disconnected_cb=self._on_lost,
@@ -164,6 +170,8 @@ class Connection:
         try:
             await self.api("INFO", timeout_seconds=timeout_seconds)
         except DeniedError:
+            if self.denial(f"{self.inbox}.>"):
+                raise
             _log.debug("this user may not ask for JetStream's account information")
         except (NoRespondersError, ApiError) as error:
             raise BusError(
@@ -181,7 +189,7 @@ class Connection:
         self.up = False
         self._fail_requests(ConnectionLostError("this connection to the bus is closed"))
         self._notify()
-        await self.client.close()
+        await self.client.leave()
 
     @property
     def health(self) -> Health:
@@ -288,11 +296,13 @@ class Connection:
         self.forgive(subject)
 
         def watch() -> None:
-            words = self.denial(subject)
+            # A refused inbox is remembered: no request will ever be answered.
+            words = self.denial(subject) or self.denial(f"{self.inbox}.>")
             if words is not None and not future.done():
                 future.set_exception(DeniedError(f"NATS at {self.shown_url} does not permit it: {words}"))
 
         self.watchers.add(watch)
+        watch()
         try:
             self.client.write(subject, f"{self.inbox}.r.{token}", headers, payload)
             self.client.kick()
