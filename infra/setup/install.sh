@@ -69,8 +69,33 @@ else
     pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 fi
 
+# Runs pip with a line of progress now and then in place of its hundred; what it said is shown if it fails.
+pip_told_briefly() {
+    log=$venv/install.log
+    pip "$@" >"$log" 2>&1 &
+    installer=$!
+    trap 'kill $installer 2>/dev/null; exit 130' INT TERM
+    seconds=0
+    while kill -0 $installer 2>/dev/null; do
+        sleep 1
+        seconds=$((seconds + 1))
+        [ $((seconds % 5)) -eq 0 ] || continue
+        if grep -q '^Installing collected' "$log"; then
+            say "$seconds s: installing"
+        else
+            say "$seconds s: fetched $(grep -c '^Collecting' "$log" || true) packages"
+        fi
+    done
+    trap - INT TERM
+    wait $installer || { tail -n 30 "$log" >&2; fail "pip failed; the whole story is in $log"; }
+}
+
 say "installing what $lock pins (the first time fetches about $([ "$want" = run ] && echo 150 || echo 250) MB)"
-pip install --require-hashes -r $lock
+if command -v uv >/dev/null; then
+    pip install --require-hashes -r $lock
+else
+    pip_told_briefly install --require-hashes -r $lock
+fi
 say "installing shardbus itself, editable"
 pip install --quiet --no-deps --no-build-isolation -e .
 
