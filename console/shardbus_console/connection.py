@@ -5,8 +5,9 @@ import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
+from pydantic import BaseModel, Field, ValidationError
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.settings import CommonSettings
 
@@ -20,6 +21,12 @@ SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 _FILE = "running.json"
 
 
+class _Running(BaseModel):
+    pid: Annotated[int, Field(gt=0, le=2**31 - 1)]
+    nats_url: str
+    postgres_url: str
+
+
 def settings_for(kind: type[SettingsT], **flags: object) -> SettingsT:
     """Return the settings of ``kind``: flags, environment, file; and where those are silent, what runs here."""
     given = {name: value for name, value in flags.items() if value is not None}
@@ -31,6 +38,7 @@ def settings_for(kind: type[SettingsT], **flags: object) -> SettingsT:
 
 def announce(data_dir: Path, urls: Mapping[str, str]) -> Path:
     """Write where this process' servers are, for other commands of the same user; return the file."""
+    data_dir.mkdir(parents=True, exist_ok=True)
     file = data_dir / _FILE
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
@@ -40,11 +48,11 @@ def announce(data_dir: Path, urls: Mapping[str, str]) -> Path:
 
 def _running(data_dir: Path) -> dict[str, str]:
     try:
-        found: dict[str, object] = json.loads((data_dir / _FILE).read_text())
-        os.kill(int(str(found.pop("pid"))), 0)
-    except (OSError, ValueError, KeyError, AttributeError):
+        found = _Running.model_validate_json((data_dir / _FILE).read_bytes())
+        os.kill(found.pid, 0)
+    except (OSError, ValidationError):
         return {}  # nothing runs here, or it is not ours to see
-    return {name: str(url) for name, url in found.items()}
+    return {"nats_url": found.nats_url, "postgres_url": found.postgres_url}
 
 
 @asynccontextmanager

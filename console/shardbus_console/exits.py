@@ -5,8 +5,17 @@ from contextlib import contextmanager
 from enum import IntEnum
 
 from pydantic import ValidationError
-from shardbus_infra.bus.port import BusError, WrongSequenceError
+from shardbus_eventstore.errors import (
+    DatabaseRightsError,
+    DatabaseUnreachableError,
+    EventStoreError,
+    HistoryDivergedError,
+    HistoryLostError,
+    SchemaError,
+)
+from shardbus_infra.bus.port import AppendRejectedError, BusError, WrongSequenceError
 from shardbus_infra.errors import DataFolderInUseError, InfraError, PortInUseError
+from shardbus_infra.files.document import FileError
 from shardbus_schemas.problems import explain
 
 
@@ -52,10 +61,16 @@ def exit_code_of(error: Exception) -> Exit | None:
             return code
         case WrongSequenceError() | PortInUseError() | DataFolderInUseError():
             return Exit.CONFLICT
+        case HistoryDivergedError() | HistoryLostError():
+            return Exit.CONFLICT  # the stream and the read model contradict each other
+        case InfraError() | FileError() | ValidationError() | DatabaseRightsError() | SchemaError():
+            return Exit.USAGE
+        case DatabaseUnreachableError():
+            return Exit.UNREACHABLE
+        case AppendRejectedError() | EventStoreError() | OSError():
+            return Exit.FAILED  # the server, the database or the system said no, and why
         case BusError():
             return Exit.UNREACHABLE
-        case InfraError() | ValidationError():
-            return Exit.USAGE
         case _:
             return None
 

@@ -1,5 +1,6 @@
 """The command ``shardbus``."""
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -25,8 +26,14 @@ for group in (demo, serve, place, plan, fleet, models, history, doctor):
 
 def main() -> NoReturn:
     """Run one command and exit with a documented code; a person's mistake is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no µ still gets its table
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, so that a reader who went away is met here and not at the interpreter's end
         code = Exit.DONE
     except BrokenPipeError:
         # The reader went away, such as `| head`: that is no error, and nothing more can be said on stdout.

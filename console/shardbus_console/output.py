@@ -1,19 +1,24 @@
 """What a command prints: data on stdout as a table or as JSON, messages on stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-# NO_COLOR and FORCE_COLOR are honoured by rich; a pipe gets no colours and no narrowing to a terminal's width.
+# A pipe gets no colours (unless FORCE_COLOR says so) and no narrowing to a terminal's width. NO_COLOR means no escapes
+# at all: rich alone would keep bold.
 _PIPE_WIDTH = 200
-data = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False, soft_wrap=False)
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+_COLORS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+data = Console(
+    width=None if sys.stdout.isatty() else _PIPE_WIDTH, color_system=_COLORS, highlight=False, soft_wrap=False
+)
+messages = Console(stderr=True, color_system=_COLORS, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:

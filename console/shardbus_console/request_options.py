@@ -13,7 +13,7 @@ from shardbus_schemas.commands import Place
 from shardbus_schemas.placement import PlacementRequest
 from shardbus_schemas.problems import explain
 
-from shardbus_console.exits import CommandError
+from shardbus_console.exits import CommandError, Exit
 
 _GIVEN_OTHERWISE = {"model_id", "model"}
 """The model is the command's argument, or a file."""
@@ -36,6 +36,9 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def place_command(asked: dict[str, object]) -> Place:
     """Return the command that ``asked`` describes; raise CommandError with what is wrong."""
+    if asked.get("access_token") is not None:
+        # It would be left out of the message, and the request answered as if it had none.
+        raise CommandError("no placer of this version checks access tokens; ask without --access-token", Exit.REFUSED)
     try:
         return Place.model_validate(asked, strict=False)
     except ValidationError as error:
@@ -79,11 +82,16 @@ def _flag_type(annotation: Any) -> Any:
 def _value(name: str, given: list[str] | str | float) -> object:
     if not isinstance(given, list):
         return given
-    return dict(_pin(text) for text in given) if name == "pin" else tuple(given)
+    return _pins(given) if name == "pin" else tuple(given)
 
 
-def _pin(text: str) -> tuple[str, int]:
-    device, separator, layers = text.rpartition("=")
-    if not separator or not layers.isdigit():
-        raise CommandError(f"--pin {text}: write DEVICE=LAYERS, such as attic/cuda:0=12")
-    return device, int(layers)
+def _pins(given: list[str]) -> dict[str, int]:
+    pins: dict[str, int] = {}
+    for text in given:
+        device, _, layers = text.rpartition("=")
+        if not device or not layers.isdecimal():
+            raise CommandError(f"--pin {text}: write DEVICE=LAYERS, such as attic/cuda:0=12")
+        if device in pins:
+            raise CommandError(f"--pin {text}: {device} is pinned twice")
+        pins[device] = int(layers)
+    return pins
