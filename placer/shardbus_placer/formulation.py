@@ -90,11 +90,12 @@ def uniform_hop(problem: Problem) -> float | None:
     return hops.pop() if hops else 0.0
 
 
-def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool) -> Counting:
+def counting_program(problem: Problem, *, cutoff: float | None, floor: float, with_hops: bool) -> Counting:
     """Return the counting program.
 
     ``with_hops`` models every node-to-node hop; without, each stage but the last pays its unit's least hop.
-    ``cutoff`` is the cost of a known plan: only plans at most as costly are kept.
+    ``cutoff`` is the cost of a known plan: only plans at most as costly are kept. No plan's slowest stage is
+    below ``floor``.
     A plan of one stage may be missing where head and embedding are one tensor; those are tried one by one.
     """
     model = LinearModel("counting")
@@ -104,9 +105,7 @@ def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool)
     throughput, timed = problem.objective == "throughput", problem.objective != "score"
     scale = (abs(cutoff) if cutoff else _rough_cost(problem)) or 1.0
     bound = INFINITY if cutoff is None else cutoff + 1e-7 * abs(cutoff)
-    slowest = (
-        model.column(0, bound / scale if bound < INFINITY else INFINITY, integer=False, cost=1.0) if throughput else -1
-    )
+    slowest = model.column(floor / scale, bound / scale, integer=False, cost=1.0) if throughput else -1
 
     used, first, last, layer_columns = list[int](), list[int](), list[int](), list[tuple[int, ...]]()
     spent: list[list[tuple[int, float]]] = []  # per unit: terms of its time, scaled
@@ -148,7 +147,7 @@ def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool)
                 (column, (problem.hops[unit.node][b] or 0.0) / scale) for (j, b), column in leaves.items() if j == i
             ]
         else:
-            least = _least_hop(problem, i)
+            least = problem.least_hop(i)
             terms = [(used[i], (least or 0.0) / scale), (last[i], -(least or 0.0) / scale)]
             if least is None:  # nowhere to go on: it can only be the last
                 model.row([(used[i], 1), (last[i], -1)], upper=0)
@@ -167,7 +166,7 @@ def counting_program(problem: Problem, *, cutoff: float | None, with_hops: bool)
     return Counting(model, tuple(used), tuple(first), tuple(last), tuple(layer_columns), leaves, scale, exact)
 
 
-def interval_program(problem: Problem, *, cutoff: float | None, most_columns: int) -> Intervals | None:
+def interval_program(problem: Problem, *, cutoff: float | None, floor: float, most_columns: int) -> Intervals | None:
     """Return the exact program with a column per unit and layer range, or ``None`` if it would be too large."""
     layers, units = problem.layers, problem.units
     throughput = problem.objective == "throughput"
@@ -184,9 +183,7 @@ def interval_program(problem: Problem, *, cutoff: float | None, most_columns: in
     if len(found) + arcs > most_columns:
         return None
     model = LinearModel("intervals")
-    slowest = (
-        model.column(0, bound / scale if bound < INFINITY else INFINITY, integer=False, cost=1.0) if throughput else -1
-    )
+    slowest = model.column(floor / scale, bound / scale, integer=False, cost=1.0) if throughput else -1
     ranges: dict[int, tuple[int, int, int]] = {}
     used = [model.binary() for _ in units]
     of_unit: list[list[tuple[int, float]]] = [[] for _ in units]
@@ -268,16 +265,6 @@ def _alone(problem: Problem) -> list[bool]:
     for unit in problem.units:
         devices[unit.node].update(unit.devices)
     return [len(names) < 2 for names in devices]
-
-
-def _least_hop(problem: Problem, index: int) -> float | None:
-    unit = problem.units[index]
-    ways = [
-        seconds
-        for other in problem.units
-        if (seconds := problem.hops[unit.node][other.node]) is not None and set(other.devices).isdisjoint(unit.devices)
-    ]
-    return min(ways, default=None)
 
 
 def _rough_cost(problem: Problem) -> float:

@@ -5,12 +5,14 @@ of tries is bounded, not the time, so that equal problems give equal plans on an
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shardbus_placer.cut import Cut, best_cut
 from shardbus_placer.problem import Problem, Unit
 
+AT_LEAST = 40
+"""Orders that are tried however late it is: some answer is better than none."""
 SAME = 1e-9
 """Relative difference below which two objectives are equal."""
 
@@ -37,31 +39,21 @@ class Search:
             # An equally good plan is welcome if it is smaller: ask for it with a little slack.
             smaller = _size(order) < _size(self.best.order)
             below = self.best.cost + (SAME if smaller else -SAME) * abs(self.best.cost)
-        found = best_cut(self.problem, order, below)
+        found = best_cut(self.problem, order, below, fine=False)
         if found is None:
             return False
         self.best = found
         return True
 
+    def polish(self) -> None:
+        """Cut the best order finely: the search itself compares orders coarsely."""
+        if self.best is not None:
+            self.best = best_cut(self.problem, self.best.order) or self.best
+
     @property
     def exhausted(self) -> bool:
         """Whether no more may be tried."""
-        return self.tries_left <= 0 or self.out_of_time()
-
-
-def search(
-    problem: Problem,
-    *,
-    tries: int,
-    out_of_time: Callable[[], bool],
-    orders: Iterable[Sequence[Unit]] = (),
-) -> Cut | None:
-    """Return the best plan found from the usual starts and from ``orders``, or ``None`` if none of them fits."""
-    state = Search(problem, tries, out_of_time)
-    for order in (*orders, *starts(problem)):
-        state.offer(order)
-    improve(state)
-    return state.best
+        return self.tries_left <= 0 or (len(self.tried) >= AT_LEAST and self.out_of_time())
 
 
 def improve(state: Search) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
+from shardbus_placer.bound import slowest_stage_bound
 from shardbus_placer.cut import Cut
 from shardbus_placer.formulation import Counting, Intervals, counting_program, interval_program, uniform_hop
 from shardbus_placer.greedy import Search, improve
+from shardbus_placer.pace import keep_pace
 from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.solution import CLOSED
 from shardbus_placer.solver_pulp import Solution, Status
@@ -15,7 +17,11 @@ MOST_COLUMNS = 60_000
 """A larger interval program is not built."""
 COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
-STEPS_BACK = 5000
+HOPS_PER_SECOND = 10_000
+"""How many hops the counting program may choose among for the time that is left, once there is a plan."""
+PACE_SHARE = 0.4
+"""Share of the time left that may go into better orders before the solver is asked for a proof."""
+STEPS_BACK = 2000
 """How often the order of chosen units may be revised when it is read from the hops."""
 
 
@@ -40,9 +46,19 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
     the interval program, which is exact.
     """
     before = state.best
+    state.out_of_time = lambda: seconds_left() <= 0
+    floor = 0.0
     bound: float | None = None
+    if before is not None and problem.objective == "throughput":
+        floor = slowest_stage_bound(problem, before.cost)
+        bound = floor or None
+        kept = seconds_left() * (1 - PACE_SHARE)
+        state.out_of_time = lambda: seconds_left() <= kept
+        keep_pace(state, floor)
+        state.polish()
+        state.out_of_time = lambda: seconds_left() <= 0
     last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
-    for build in _programs(problem, seconds_left):
+    for build in _programs(problem, floor, seconds_left):
         program = build(None if state.best is None else state.best.cost)
         if program is None:
             continue
@@ -55,11 +71,14 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
         elif last.bound is not None:
             bound = last.bound * program.scale if bound is None else max(bound, last.bound * program.scale)
         if last.values:
-            _realise(state, program, last)
+            _realise(state, program, last, bound)
         if _closed(state.best, bound):
             break
-        if last.status in ("deadline", "failed", "feasible") and seconds_left() <= 0:
+        if seconds_left() <= 0:
             break
+    if bound is not None and not _closed(state.best, bound):
+        keep_pace(state, bound)
+        state.polish()
     if _closed(state.best, bound):
         return Outcome(state.best, bound, "optimal", last.solver, improved=state.best is not before)
     status: Status = last.status
@@ -73,16 +92,20 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
 Program = Counting | Intervals
 
 
-def _programs(problem: Problem, seconds_left: Callable[[], float]) -> list[Callable[[float | None], Program | None]]:
+def _programs(
+    problem: Problem, floor: float, seconds_left: Callable[[], float]
+) -> list[Callable[[float | None], Program | None]]:
     def counting(cutoff: float | None) -> Program:
-        return counting_program(problem, cutoff=cutoff, with_hops=False)
+        return counting_program(problem, cutoff=cutoff, floor=floor, with_hops=False)
 
-    def counting_hops(cutoff: float | None) -> Program:
-        return counting_program(problem, cutoff=cutoff, with_hops=True)
+    def counting_hops(cutoff: float | None) -> Program | None:
+        if len(problem.units) * len(problem.nodes) > seconds_left() * HOPS_PER_SECOND and cutoff is not None:
+            return None
+        return counting_program(problem, cutoff=cutoff, floor=floor, with_hops=True)
 
     def intervals(cutoff: float | None) -> Program | None:
         most = min(MOST_COLUMNS, int(seconds_left() * COLUMNS_PER_SECOND))
-        return interval_program(problem, cutoff=cutoff, most_columns=most)
+        return interval_program(problem, cutoff=cutoff, floor=floor, most_columns=most)
 
     if uniform_hop(problem) is not None:
         return [counting, intervals]
@@ -93,38 +116,63 @@ def _closed(best: Cut | None, bound: float | None) -> bool:
     return best is not None and bound is not None and best.cost - bound <= CLOSED * abs(best.cost)
 
 
-def _realise(state: Search, program: Program, solution: Solution) -> None:
-    """Offer the order that the solution stands for, and what is a small change away from it."""
+def _realise(state: Search, program: Program, solution: Solution, bound: float | None) -> None:
+    """Offer the orders that the solution stands for, and what is a small change away from them."""
     before = state.best
     state.tries_left = max(state.tries_left, 200)
-    for order in _orders(state.problem, program, solution.values):
+    orders = _orders(state.problem, program, solution.values)
+    for order in orders:
         state.offer(order)
+    if bound is not None and not _closed(state.best, bound):
+        keep_pace(state, bound, orders)
     if state.best is not before:
         improve(state)
+        state.polish()
 
 
 def _orders(problem: Problem, program: Program, values: Sequence[float]) -> list[list[Unit]]:
+    """Return the orders of units that a solution stands for, or comes close to."""
+
+    def on(column: int) -> bool:
+        return round(values[column]) == 1
+
     if isinstance(program, Intervals):
-        chosen = sorted((start, i) for column, (i, start, _) in program.ranges.items() if values[column] > 0.5)  # noqa: PLR2004 - a binary is on
+        chosen = sorted((start, i) for column, (i, start, _) in program.ranges.items() if on(column))
         return [[problem.units[i] for _, i in chosen]]
-    used = [i for i, column in enumerate(program.used) if values[column] > 0.5]  # noqa: PLR2004 - a binary is on
-    first = next(i for i in used if values[program.first[i]] > 0.5)  # noqa: PLR2004 - a binary is on
-    end = next(i for i in used if values[program.last[i]] > 0.5)  # noqa: PLR2004 - a binary is on
+    used = [i for i, column in enumerate(program.used) if on(column)]
+    first = next(i for i in used if on(program.first[i]))
+    end = next(i for i in used if on(program.last[i]))
+    chains: list[list[int] | None] = []
     if program.leaves:
-        next_node = {i: node for (i, node), column in program.leaves.items() if values[column] > 0.5}  # noqa: PLR2004 - a binary is on
-        chain = _follow(problem, used, first, end, next_node)
-        if chain is not None:
-            return [[problem.units[i] for i in chain]]
+        next_node = {i: node for (i, node), column in program.leaves.items() if on(column)}
+        chains.append(_chain(used, first, end, lambda a, b: problem.units[b].node == next_node.get(a)))
+    elif problem.objective == "throughput":
+        chains.append(_chain(used, first, end, _in_time(problem, program, values)))
     middle = [i for i in used if i not in (first, end)]
-    chain, here = [first], first
+    near = [first]
     while middle:
-        nearest = min(middle, key=lambda i: _distance(problem, here, i))
+        nearest = min(middle, key=lambda i: _distance(problem, near[-1], i))
         middle.remove(nearest)
-        chain.append(nearest)
-        here = nearest
-    if end != first:
-        chain.append(end)
-    return [[problem.units[i] for i in chain]]
+        near.append(nearest)
+    chains.append(near if end == first else [*near, end])
+    return [[problem.units[i] for i in chain] for chain in chains if chain is not None]
+
+
+def _in_time(problem: Problem, program: Counting, values: Sequence[float]) -> Callable[[int, int], bool]:
+    """Return whether a unit with its number of layers can hand over to another without being the slowest."""
+    slowest = program.scale * sum(cost * values[column] for column, cost in program.model.objective.items())
+    slowest *= 1 + CLOSED
+    spent: list[float] = []
+    for i, unit in enumerate(problem.units):
+        count = round(sum(values[column] for column in program.layers[i]))
+        average = unit.seconds[-1] / problem.layers * count
+        spent.append(average if unit.seconds_by_count is None else unit.seconds_by_count[count])
+
+    def in_time(a: int, b: int) -> bool:
+        hop = problem.hops[problem.units[a].node][problem.units[b].node]
+        return hop is not None and spent[a] + hop <= slowest
+
+    return in_time
 
 
 def _distance(problem: Problem, a: int, b: int) -> tuple[bool, float, int]:
@@ -132,30 +180,29 @@ def _distance(problem: Problem, a: int, b: int) -> tuple[bool, float, int]:
     return (seconds is None, seconds or 0.0, b)
 
 
-def _follow(problem: Problem, used: Sequence[int], first: int, end: int, next_node: dict[int, int]) -> list[int] | None:
-    """Return the used units in an order that takes each unit's chosen hop, or ``None`` if none is found soon."""
-    steps = 0
-    chain = [first]
-    taken = {first}
-    trail: list[list[int]] = [_ways(problem, used, taken, first, end, next_node)]
-    while trail and steps < STEPS_BACK:
+def _chain(used: Sequence[int], first: int, end: int, may_follow: Callable[[int, int], bool]) -> list[int] | None:
+    """Return all of ``used`` from ``first`` to ``end`` so that each may follow the one before, if one is found soon.
+
+    Depth first; where there is a choice, the one with the fewest ways on comes first.
+    """
+    ways = {a: [b for b in used if b != a and may_follow(a, b)] for a in used}
+    chain, taken, steps = [first], {first}, 0
+
+    def next_ones() -> list[int]:
+        last_one = len(chain) == len(used) - 1
+        free = [b for b in ways[chain[-1]] if b not in taken and (b != end or last_one)]
+        return sorted(free, key=lambda b: (-sum(c not in taken for c in ways[b]), -b))
+
+    open_ways = [next_ones()]
+    while open_ways and steps < STEPS_BACK:
         steps += 1
         if len(chain) == len(used):
             return chain
-        if not trail[-1]:
-            trail.pop()
+        if open_ways[-1]:
+            chain.append(open_ways[-1].pop())
+            taken.add(chain[-1])
+            open_ways.append(next_ones())
+        else:
+            open_ways.pop()
             taken.discard(chain.pop())
-            continue
-        following = trail[-1].pop(0)
-        chain.append(following)
-        taken.add(following)
-        trail.append(_ways(problem, used, taken, following, end, next_node))
     return None
-
-
-def _ways(
-    problem: Problem, used: Sequence[int], taken: set[int], here: int, end: int, next_node: dict[int, int]
-) -> list[int]:
-    node = next_node.get(here)
-    last_one = len(taken) == len(used) - 1
-    return [i for i in used if i not in taken and problem.units[i].node == node and (i != end or last_one)]

@@ -26,11 +26,15 @@ from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
-GREEDY_TRIES = 3000
-"""Orders of stages that the greedy search may cut; counted, so that its plan does not depend on the machine."""
-GREEDY_SHARE = 0.4
-"""Share of the deadline that the greedy search may take when the machine is slow."""
-FINISH_SECONDS = 0.012
+EASY_TRIES = 3000
+GREEDY_TRIES = 600
+"""Orders of stages that the greedy search may cut, where its plan is the answer and where it only begins the
+solver's work; counted, so that a plan does not depend on the machine."""
+EASY_SHARE = 0.7
+GREEDY_SHARE = 0.3
+"""Share of the deadline that either may take when the machine is slow."""
+FINISH_SECONDS = 0.008
+FINISH_SECONDS_PER_DEVICE = 0.0002
 """Kept back from the deadline for verifying and explaining the plan."""
 
 
@@ -51,7 +55,8 @@ class Situation:
     @property
     def seconds_left(self) -> float:
         """Wall time until the deadline, less what finishing takes."""
-        return self.request.deadline_ms / 1e3 - self.elapsed() - FINISH_SECONDS
+        finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
+        return self.request.deadline_ms / 1e3 - self.elapsed() - finish
 
 
 def plan(
@@ -83,10 +88,12 @@ def plan(
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
 
     easy, reason = _easy(situation)
-    state = Search(problem, GREEDY_TRIES, lambda: elapsed() > GREEDY_SHARE * request.deadline_ms / 1e3)
+    share = EASY_SHARE if easy else GREEDY_SHARE
+    state = Search(problem, EASY_TRIES if easy else GREEDY_TRIES, lambda: elapsed() > share * request.deadline_ms / 1e3)
     for order in starts(problem):
         state.offer(order)
     improve(state)
+    state.polish()
     if easy and state.best is not None:
         answer = _placed(situation, state.best, None, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):

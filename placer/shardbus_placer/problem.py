@@ -99,6 +99,16 @@ class Problem:
             and all(self.hops[a.node][b.node] is not None for a, b in pairwise(order))
         )
 
+    def least_hop(self, index: int) -> float | None:
+        """Return the quickest hop from a unit to any other it may be used with, ``None`` where there is none."""
+        unit = self.units[index]
+        ways = [
+            seconds
+            for other in self.units
+            if (seconds := self.hops[unit.node][other.node]) is not None and set(other.devices).isdisjoint(unit.devices)
+        ]
+        return min(ways, default=None)
+
     def hop_after(self, order: Sequence[Unit]) -> list[float]:
         """Return each stage's outgoing hop in seconds, 0 after the last; the links must exist."""
         between = (self.hops[a.node][b.node] for a, b in pairwise(order))
@@ -117,12 +127,7 @@ class Links:
 
 def links_of(fleet: Fleet, policy: Policy) -> Links:
     """Return every link that exists: declared ones, the default for other pairs, and those inside nodes."""
-    declared = {
-        (link.from_node, link.to_node): LinkFigures.model_construct(
-            bandwidth_bytes_per_second=link.bandwidth_bytes_per_second, latency_seconds=link.latency_seconds
-        )
-        for link in fleet.links
-    }
+    declared: dict[tuple[NodeId, NodeId], LinkFigures] = {(link.from_node, link.to_node): link for link in fleet.links}
     if fleet.default_link is not None:
         for a in fleet.nodes:
             for b in fleet.nodes:

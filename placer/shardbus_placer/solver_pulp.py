@@ -16,8 +16,8 @@ from typing import Any, Literal
 from shardbus_placer.formulation import INFINITY, LinearModel
 
 Status = Literal["optimal", "feasible", "infeasible", "deadline", "failed"]
-GRACE_SECONDS = 0.02
-"""How long after its own time limit a solver is waited for."""
+GRACE_SECONDS = 0.01
+"""How much sooner than we stop waiting a solver is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ def solve(model: LinearModel, seconds: float) -> Solution:
     ``infeasible`` is a proof. ``deadline``: nothing was found in time. ``failed``: the solver broke, or none is
     installed; ``detail`` says how.
     """
-    if seconds <= 0:
+    if seconds <= GRACE_SECONDS:
         return Solution("deadline", solver_name())
     answer: list[Solution] = []
     done = threading.Event()
 
     def work() -> None:
         try:
-            answer.append(_solve(model, seconds))
+            answer.append(_solve(model, seconds - GRACE_SECONDS))
         except Exception as error:  # noqa: BLE001 - whatever breaks in a solver, a greedy plan must still be given
             answer.append(Solution("failed", solver_name(), detail=f"{type(error).__name__}: {error}"))
         finally:
             done.set()
 
-    ready_by = time.monotonic() + seconds + GRACE_SECONDS
-    threading.Thread(target=work, name="placement-solver", daemon=True).start()
-    done.wait(max(0.0, ready_by - time.monotonic()))
+    # Not a daemon: the interpreter must not be torn down under a solver that still runs to its own time limit.
+    threading.Thread(target=work, name="placement-solver").start()
+    done.wait(seconds)
     return answer[0] if answer else Solution("deadline", solver_name(), detail="the solver did not return in time")
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from shardbus_schemas.devices import LinkFigures
-from shardbus_schemas.fleet import Fleet, FleetDevice, FleetNode
+from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink, FleetNode
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Stage
@@ -118,27 +118,27 @@ def _free(request: PlacementRequest, policy: Policy, device: FleetDevice) -> int
 
 
 def _places(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
-    """Check that every used device may be used at all."""
     by_key = {key: device for key, _, device in fleet.devices()}
-    for key in (key for stage in placed.stages for key in stage.devices):
-        device = by_key[key]
-        if device.status in policy.barred_statuses:
-            yield f"{key} is {device.status}"
-        if request.include and key not in request.include and key.node_id not in request.include:
-            yield f"{key} is not included"
-        if key in request.exclude or key.node_id in request.exclude:
-            yield f"{key} is excluded"
-        if model.backends is not None and device.backend is not None and device.backend not in model.backends:
-            yield f"{key} runs {device.backend}, which the model does not"
-        battery = device.battery_percent
-        if device.is_plugged_in is False and battery is not None and battery < policy.minimum_battery_percent:
-            yield f"{key} is on battery at {battery:.0f} %"
-        shares = (by_key[other] for other in by_key if other.node_id == key.node_id and other != key)
-        if device.backend == "cpu" and any(
-            other.unified_memory and other.backend != "cpu" and other.status not in policy.barred_statuses
-            for other in shares
-        ):
-            yield f"{key} has the memory of another device of its node"
+    for stage in placed.stages:
+        for key in stage.devices:
+            yield from _barred(key, by_key[key], model, request, policy)
+
+
+def _barred(
+    key: DeviceKey, device: FleetDevice, model: ModelProfile, request: PlacementRequest, policy: Policy
+) -> Check:
+    """Yield why the device may not be used at all."""
+    if device.status in policy.barred_statuses:
+        yield f"{key} is {device.status}"
+    if request.include and key not in request.include and key.node_id not in request.include:
+        yield f"{key} is not included"
+    if key in request.exclude or key.node_id in request.exclude:
+        yield f"{key} is excluded"
+    if model.backends is not None and device.backend is not None and device.backend not in model.backends:
+        yield f"{key} runs {device.backend}, which the model does not"
+    battery = device.battery_percent
+    if device.is_plugged_in is False and battery is not None and battery < policy.minimum_battery_percent:
+        yield f"{key} is on battery at {battery:.0f} %"
 
 
 def _conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
@@ -181,13 +181,12 @@ def _tensor(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
             yield f"the tensor group {', '.join(stage.devices)} mixes kinds of devices"
 
 
-def _link(fleet: Fleet, policy: Policy, a: DeviceKey, b: DeviceKey) -> LinkFigures | None:
+def _link(
+    fleet: Fleet, policy: Policy, declared: dict[tuple[str, str], FleetLink], a: DeviceKey, b: DeviceKey
+) -> LinkFigures | None:
     if a.node_id == b.node_id:
         return _node(fleet, a).device_link or policy.device_link
-    for link in fleet.links:
-        if link.from_node == a.node_id and link.to_node == b.node_id:
-            return link
-    return fleet.default_link
+    return declared.get((a.node_id, b.node_id), fleet.default_link)
 
 
 def _node(fleet: Fleet, key: DeviceKey) -> FleetNode:
@@ -195,6 +194,7 @@ def _node(fleet: Fleet, key: DeviceKey) -> FleetNode:
 
 
 def _links(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    declared: dict[tuple[str, str], FleetLink] = {(link.from_node, link.to_node): link for link in fleet.links}
     pairs = list(zip(placed.stages, placed.stages[1:], strict=False))
     if len(placed.hops) != len(pairs):
         yield f"{len(placed.hops)} hops do not join {len(placed.stages)} stages"
@@ -203,7 +203,7 @@ def _links(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
         if hop.from_device not in before.devices or hop.to_device not in after.devices:
             yield f"the hop from {hop.from_device} to {hop.to_device} does not join consecutive stages"
             continue
-        link = _link(fleet, policy, hop.from_device, hop.to_device)
+        link = _link(fleet, policy, declared, hop.from_device, hop.to_device)
         if link is None:
             yield f"there is no link from {hop.from_device.node_id} to {hop.to_device.node_id}"
             continue
@@ -237,10 +237,9 @@ def _times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
     elif objective.name == "latency":
         value = waited
     else:
-        scores = {verdict.device: verdict.score for verdict in placed.devices}
+        scores = _scores(fleet, model, request, policy)
         value = sum(
-            stage.layers * sum(scores.get(key, 0.0) for key in stage.devices) / len(stage.devices)
-            for stage in placed.stages
+            stage.layers * sum(scores[key] for key in stage.devices) / len(stage.devices) for stage in placed.stages
         )
     if not _same(objective.value, value):
         yield f"the objective is {value}, not {objective.value}"
@@ -259,19 +258,8 @@ def _stage_seconds(
     slowest: float,
     stage: Stage,
 ) -> float:
-    speed = 1.0
-    hot, threshold = device.thermal_temperature_c, device.thermal_throttle_threshold_c
-    throttling = device.is_thermal_throttling
-    if throttling is None and hot is not None and threshold is not None:
-        throttling = hot >= threshold
-    if throttling:
-        speed *= policy.throttling_speed
-    if device.is_plugged_in is False:
-        speed *= policy.on_battery_speed
-    speed *= 1 - policy.utilization_weight * (device.compute_utilization_percent or 0) / 100
-    rules = policy.of_backend(device.backend)
-    peak = device.memory_bandwidth_bytes_per_second or min(rules.unknown_bandwidth_bytes_per_second, slowest)
-    bandwidth = peak * rules.bandwidth_efficiency * speed
+    speed = _speed(device, policy)
+    bandwidth = _peak(device, policy, slowest) * policy.of_backend(device.backend).bandwidth_efficiency * speed
     kv = model.kv_bytes_by_layer(request.context_tokens)
     measured = next((one for one in device.measured if one.model_id == model.model_id), None)
     seconds = 0.0
@@ -302,6 +290,94 @@ def _stage_seconds(
         )
         seconds += 2 * stage.layers * 2 * (size - 1) * step
     return seconds
+
+
+def _speed(device: FleetDevice, policy: Policy) -> float:
+    """Return the share of its speed that the device has to give."""
+    speed = 1.0
+    hot, threshold = device.thermal_temperature_c, device.thermal_throttle_threshold_c
+    throttling = device.is_thermal_throttling
+    if throttling is None and hot is not None and threshold is not None:
+        throttling = hot >= threshold
+    if throttling:
+        speed *= policy.throttling_speed
+    if device.is_plugged_in is False:
+        speed *= policy.on_battery_speed
+    return speed * (1 - policy.utilization_weight * (device.compute_utilization_percent or 0) / 100)
+
+
+def _peak(device: FleetDevice, policy: Policy, slowest: float) -> float:
+    """Return the memory bandwidth; an unknown one is the policy's, and no faster than the slowest known."""
+    known = device.memory_bandwidth_bytes_per_second
+    return known or min(policy.of_backend(device.backend).unknown_bandwidth_bytes_per_second, slowest)
+
+
+def _scores(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy) -> dict[DeviceKey, float]:
+    """Return the weighted score of every device that may be used, each part against the best of these."""
+    usable: dict[DeviceKey, FleetDevice] = {}
+    for key, _, device in fleet.devices():
+        if not any(_barred(key, device, model, request, policy)) and _may_hold_something(
+            device, model, request, policy
+        ):
+            usable[key] = device
+    known = [d.memory_bandwidth_bytes_per_second for _, _, d in fleet.devices()]
+    slowest = min((speed for speed in known if speed is not None), default=math.inf)
+    nodes = {key.node_id for key in usable}
+    declared = {(link.from_node, link.to_node): link.bandwidth_bytes_per_second for link in fleet.links}
+    default = 0.0 if fleet.default_link is None else fleet.default_link.bandwidth_bytes_per_second
+    reach = {
+        node: sum(declared.get((node, o), default) + declared.get((o, node), default) for o in nodes if o != node)
+        for node in nodes
+    }
+    raw: dict[DeviceKey, dict[str, float]] = {}
+    for key, device in usable.items():
+        speed, rules = _speed(device, policy), policy.of_backend(device.backend)
+        names = [model.dtype, "float16", "bfloat16", "float32"]
+        flops = next((device.peak_flops[name] for name in names if name in device.peak_flops), 0.0)
+        raw[key] = {
+            "compute": flops * rules.compute_efficiency * speed,
+            "memory": max(0, _free(request, policy, device) or 0),
+            "network": reach[key.node_id] if len(nodes) > 1 else 1.0,
+            "bandwidth": _peak(device, policy, slowest) * rules.bandwidth_efficiency * speed,
+        }
+    best = {name: max(parts[name] for parts in raw.values()) for name in ("compute", "memory", "network", "bandwidth")}
+    weights = policy.score_weights
+    whole = weights.compute + weights.memory + weights.network + weights.thermal + weights.bandwidth
+    found: dict[DeviceKey, float] = {}
+    for key, parts in raw.items():
+        shares = {name: value / best[name] if best[name] else 0.0 for name, value in parts.items()}
+        total = weights.compute * shares["compute"] + weights.memory * shares["memory"]
+        total += weights.network * shares["network"] + weights.bandwidth * shares["bandwidth"]
+        found[key] = (total + weights.thermal * _coolness(usable[key])) / (whole or 1.0)
+    return found
+
+
+def _may_hold_something(device: FleetDevice, model: ModelProfile, request: PlacementRequest, policy: Policy) -> bool:
+    """Return whether a layer fits, or a share of one where tensor groups are possible."""
+    free = _free(request, policy, device)
+    if free is None:
+        return False
+    if model.supports_tensor and request.sharding != "pipeline":
+        nothing = model.model_copy(update={"layer_bytes": 0, "embedding_bytes": 0, "head_bytes": 0})
+        nothing = nothing.model_copy(update={"kv_bytes_per_token_per_layer": 0})
+        alone = Stage(devices=(DeviceKey("a/b"),), start_layer=0, end_layer=1, memory_bytes={}, seconds=0)
+        if _needed(nothing, request, policy, device, alone) < free:
+            return True
+    for layer in range(model.layers):
+        alone = Stage(devices=(DeviceKey("a/b"),), start_layer=layer, end_layer=layer + 1, memory_bytes={}, seconds=0)
+        if _needed(model, request, policy, device, alone) <= free:
+            return True
+    return False
+
+
+def _coolness(device: FleetDevice) -> float:
+    """Return 1 at 30 degrees or less, 0 at the throttle threshold (90 where it is not told) or when unknown."""
+    temperature, threshold = device.thermal_temperature_c, device.thermal_throttle_threshold_c or 90.0
+    if device.is_thermal_throttling or temperature is None:
+        return 0.0
+    if threshold <= 30:  # noqa: PLR2004 - see above
+        return 1.0 if temperature < threshold else 0.0
+    return max(0.0, min(1.0, (threshold - temperature) / (threshold - 30)))
 
 
 def _same(a: float, b: float) -> bool:

@@ -114,7 +114,12 @@ class BruteForce:
         rules = self.policy.of_backend(device.backend)
         share = rules.headroom_fraction if request.headroom_fraction is None else request.headroom_fraction
         least = rules.headroom_bytes if request.headroom_bytes is None else request.headroom_bytes
-        return total - (device.memory_used_bytes or 0) - device.memory_reserved_bytes - max(least, math.ceil(share * total))
+        return (
+            total
+            - (device.memory_used_bytes or 0)
+            - device.memory_reserved_bytes
+            - max(least, math.ceil(share * total))
+        )
 
     def needed(self, key: DeviceKey, start: int, end: int, size: int) -> int:
         model, request = self.model, self.request
@@ -134,7 +139,9 @@ class BruteForce:
 
     def _speed(self, device: FleetDevice) -> float:
         policy = self.policy
-        known = [d.memory_bandwidth_bytes_per_second for d in self.devices.values() if d.memory_bandwidth_bytes_per_second]
+        known = [
+            d.memory_bandwidth_bytes_per_second for d in self.devices.values() if d.memory_bandwidth_bytes_per_second
+        ]
         rules = policy.of_backend(device.backend)
         peak = device.memory_bandwidth_bytes_per_second or min([rules.unknown_bandwidth_bytes_per_second, *known])
         return peak * rules.bandwidth_efficiency * self._slow(device)
@@ -187,5 +194,6 @@ class BruteForce:
         if self.request.objective == "latency":
             return sum(stages) + sum(hops)
         return sum(
-            (bounds[i + 1] - bounds[i]) * sum(scores[key] for key in group) / len(group) for i, group in enumerate(order)
+            (bounds[i + 1] - bounds[i]) * sum(scores[key] for key in group) / len(group)
+            for i, group in enumerate(order)
         )

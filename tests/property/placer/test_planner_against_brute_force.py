@@ -185,10 +185,10 @@ def test_equal_requests_get_equal_plans_in_whatever_order_the_fleet_is_told(case
     assert hasattr(random, "shuffle")
     nodes = list(case.fleet.nodes)
     random.shuffle(nodes)  # type: ignore[attr-defined]
-    shuffled = [
-        node.model_copy(update={"devices": tuple(reversed(node.devices))}) for node in nodes
-    ]
-    told_otherwise = case.fleet.model_copy(update={"nodes": tuple(shuffled), "links": tuple(reversed(case.fleet.links))})
+    shuffled = [node.model_copy(update={"devices": tuple(reversed(node.devices))}) for node in nodes]
+    told_otherwise = case.fleet.model_copy(
+        update={"nodes": tuple(shuffled), "links": tuple(reversed(case.fleet.links))}
+    )
     first = plan(case.fleet, case.model, case.request, POLICY)
     second = plan(told_otherwise, case.model, case.request, POLICY)
     apart = {"solver"}

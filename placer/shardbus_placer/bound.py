@@ -1,0 +1,55 @@
+"""A bound on the slowest stage by counting: how many layers all units together can take within a time."""
+
+import math
+
+from shardbus_placer.problem import Problem, Unit
+
+NARROW = 1e-11
+"""Relative width at which the search stops."""
+ROUNDING = 1e-12
+"""Relative slack where a quotient of floats is rounded down: the bound must never be too high."""
+
+
+def slowest_stage_bound(problem: Problem, known: float) -> float:
+    """Return seconds below which no plan's slowest stage and hop can be; ``known`` is the cost of some plan.
+
+    Within a time, no unit takes more layers than fit its memory and that time less its least hop; the last
+    stage alone has no hop. Where all this comes to fewer layers than the model has, no plan is that fast.
+    Only identical layers are counted so; else the bound is 0.
+    """
+    if not problem.even:
+        return 0.0
+    hops = [problem.least_hop(index) for index in range(len(problem.units))]
+    low, high = 0.0, known
+    while high - low > NARROW * high:
+        middle = (low + high) / 2
+        if _layers_within(problem, hops, middle) < problem.layers:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _layers_within(problem: Problem, hops: list[float | None], seconds: float) -> int:
+    counts: list[int] = []
+    gain = 0
+    for unit, hop in zip(problem.units, hops, strict=True):
+        as_last = _most(problem, unit, seconds)
+        count = 0 if hop is None else _most(problem, unit, seconds - hop)
+        counts.append(count)
+        gain = max(gain, as_last - count)
+    stages = min(problem.max_stages, problem.max_devices)
+    return sum(sorted(counts, reverse=True)[:stages]) + gain
+
+
+def _most(problem: Problem, unit: Unit, seconds: float) -> int:
+    if seconds < 0:
+        return 0
+    size = problem.memory.prefix[1]
+    fitting = problem.layers if size == 0 else min(problem.layers, unit.room_bytes // size)
+    if unit.pin is not None:
+        fitting = min(fitting, unit.pin)
+    if unit.seconds_by_count is not None:
+        return max((n for n in range(fitting + 1) if unit.seconds_by_count[n] <= seconds * (1 + ROUNDING)), default=0)
+    each = unit.seconds[-1] / problem.layers
+    return fitting if each == 0 else min(fitting, math.floor(seconds / each * (1 + ROUNDING)))
