@@ -3,21 +3,16 @@
 Each export runs in a process of its own, because OpenTelemetry can be configured only once in one.
 """
 
-import gzip
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import create_server
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from shardbus_infra.embedded.ports import free_port
-from typing_extensions import override
+from support.collector import collector
 
 WORK = """
 import sys, time, urllib.request
@@ -100,43 +95,6 @@ def test_a_used_prometheus_port_is_refused_in_words() -> None:
     assert done.returncode == 1
     assert f"SettingsError: can not serve metrics on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-class Collector(ThreadingHTTPServer):
-    """A tiny OTLP collector that keeps what it is sent, by path."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Reception)
-        self.received = list[tuple[str, bytes]]()
-
-
-class Reception(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        assert isinstance(self.server, Collector)
-        self.server.received.append((self.path, body))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-protobuf")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def collector() -> Generator[Collector]:
-    with Collector() as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            serving.join()
 
 
 def test_a_collector_receives_the_whole_trace_and_the_metrics() -> None:
