@@ -28,7 +28,10 @@ def demo(
     model: Annotated[str, typer.Option(help="What to place.")] = "llama-3.1-405b-4bit",
     seed: Annotated[int, typer.Option(help="The simulation's seed.")] = 7,
 ) -> None:
-    """Show the whole pipeline: real servers, this machine and a simulated fleet, a placement, a refusal."""
+    """Show the whole pipeline on real servers, then end.
+
+    This machine and a simulated fleet report; a model is placed, and one that cannot fit is refused.
+    """
     from shardbus_console.demonstration import show
 
     started = time.monotonic()

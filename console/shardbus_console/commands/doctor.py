@@ -60,9 +60,10 @@ def doctor(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """Check what is installed and what answers, and say what to do about the rest.
+    """Check what is installed and what answers.
 
-    Exits with 0 if all is well, 5 if a server does not answer, 1 if something else is wrong.
+    Says what to do about the rest. Exits with 0 if all is well, 5 if a server does not answer, 1 if something
+    else is wrong.
     """
     settings = settings_for(CommonSettings, nats_url=nats_url, postgres_url=postgres_url)
     findings = [*_packages(), *asyncio.run(_bus(settings)), *_read_model(settings)]

@@ -9,7 +9,7 @@ from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.placement import Placed
 
 from shardbus_console.connection import open_read_model, settings_for
-from shardbus_console.exits import CommandError, Exit
+from shardbus_console.exits import CommandError
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import bytes_text, print_json, print_table, rate_text, say, seconds_text
 from shardbus_console.placement_view import print_result
@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
-    """List every device of the fleet: what it is, how busy, how hot, and whether it can be used."""
+    """List the devices: what each is, how busy, how hot, how free."""
     fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
     if json:
         print_json([{"node_id": node.node_id, **_plain(device)} for _, node, device in fleet.devices()])
@@ -67,7 +67,7 @@ def instances(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """List the placed models, or show one with its plan and the reasons for it."""
+    """List the placed models, or show one with its plan."""
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
@@ -99,7 +99,7 @@ def instances(
 
 def _print_instance(instance_id: str, found: "InstanceView | None", *, json: bool) -> None:
     if found is None:
-        raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them", Exit.FAILED)
+        raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them")
     if json:
         print_json(found)
     else:

@@ -49,7 +49,10 @@ def events(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Print the events of a stream, oldest first; with --json a line of JSON each."""
+    """Print the events of a stream, oldest first.
+
+    With --json a line of JSON each.
+    """
     settings = settings_for(CommonSettings, nats_url=nats_url)
 
     async def show() -> None:
@@ -77,9 +80,10 @@ def events(
 
 
 def state(*, nats_url: NatsUrl = None, json: Json = False) -> None:
-    """Print the fleet as the streams say it is now; with --json in the shape of a fleet file.
+    """Print the fleet as the streams say it is now.
 
-    `shardbus state --json > now.json` and `shardbus plan --fleet now.json MODEL` plan on the live fleet, offline.
+    With --json in the shape of a fleet file: `shardbus state --json > now.json` and `shardbus plan --fleet
+    now.json MODEL` plan on the live fleet, offline.
     """
     from shardbus_eventstore.fleet_view import fleet_of
     from shardbus_eventstore.live import read_state

@@ -54,7 +54,9 @@ def show(model_id: Annotated[str, typer.Argument(help="A model of `shardbus mode
     """Print a model's profile as JSON, in the shape of a model file."""
     known = _catalogue()
     if model_id not in known:
-        raise CommandError(f"no model is named {model_id!r}{known.did_you_mean(model_id)}")
+        raise CommandError(
+            f"no model is named {model_id!r}{known.did_you_mean(model_id)}; `shardbus models` lists them"
+        )
     print_json(known[model_id].model_dump(mode="json", exclude_defaults=True))
 
 

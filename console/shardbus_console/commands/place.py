@@ -42,9 +42,10 @@ def place(
     json: Json = False,
     asked: dict[str, object],
 ) -> None:
-    """Place a model on the fleet and print which device holds which layers, and why.
+    """Place a model on the fleet.
 
-    Exits with 3 if it is refused, 4 if other placers were faster, 5 if no server or placer answers.
+    Prints which device holds which layers, and why. Exits with 3 if it is refused, 4 if other placers were
+    faster, 5 if no server or placer answers.
     """
     settings = settings_for(CommonSettings, nats_url=nats_url)
     answer = asyncio.run(_send(place_command(asked | which_model(model_id, model)), settings, timeout))

@@ -31,9 +31,9 @@ def plan(
     json: Json = False,
     asked: dict[str, object],
 ) -> None:
-    """Plan a placement on the fleet of a file, offline, and print it with its reasons.
+    """Plan a placement on a fleet file, offline.
 
-    Exits with 3 if no placement exists.
+    Prints which device would hold which layers, and why; exits with 3 if no placement exists.
     """
     with needs("placer"):
         from shardbus_placer.planner import plan as make_plan

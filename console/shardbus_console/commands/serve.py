@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     from shardbus_console.running import Part
 
 NodeName = Annotated[str | None, typer.Option("--node-id", help="This node's name. [default: its host name]")]
+
+
+def _readable_fleet(file: Path | None) -> Path | None:
+    """Read the file once before anything starts: a mistake in it is said at once."""
+    if file is not None:
+        from shardbus_infra.files.fleet_file import read_fleet
+
+        read_fleet(file)
+    return file
+
+
 FleetFile = Annotated[
-    Path | None, typer.Option("--simulate", metavar="FILE", help="Play the fleet of this file instead of this node.")
+    Path | None,
+    typer.Option("--simulate", metavar="FILE", callback=_readable_fleet, help="Play the fleet of this file."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
 DataFolder = Annotated[
@@ -34,7 +46,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = None, nats_url: NatsUrl = None) -> None:
-    """Report this node's devices, or play a fleet, until interrupted."""
+    """Report this node's devices until interrupted.
+
+    With --simulate the fleet of a file is played instead.
+    """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
     settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
@@ -44,7 +59,10 @@ def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = 
 
 
 def projector(*, nats_url: NatsUrl = None, postgres_url: PostgresUrl = None) -> None:
-    """Fold the streams into Postgres until interrupted. Run several: one works, the others stand by."""
+    """Fold the streams into Postgres until interrupted.
+
+    Run several: one works, the others stand by.
+    """
     with needs("projector"):
         from shardbus_eventstore.settings import ProjectorSettings
     settings = settings_for(ProjectorSettings, nats_url=nats_url, postgres_url=postgres_url)
@@ -54,7 +72,10 @@ def projector(*, nats_url: NatsUrl = None, postgres_url: PostgresUrl = None) -> 
 
 
 def placer(*, nats_url: NatsUrl = None) -> None:
-    """Answer placement commands until interrupted. Run several: they share the queue."""
+    """Answer placement commands until interrupted.
+
+    Run several: they share the queue.
+    """
     with needs("placer"):
         from shardbus_placer.settings import PlacerSettings
     settings = settings_for(PlacerSettings, nats_url=nats_url)
@@ -74,10 +95,11 @@ def up(
     nats_url: NatsUrl = None,
     postgres_url: PostgresUrl = None,
 ) -> None:
-    """Run everything: servers, this node's agent, projector and placer, until interrupted.
+    """Run everything, with servers of its own, until interrupted.
 
-    Servers that are given by URL are used; the others are embedded, bind to loopback and keep their data.
-    With --simulate the fleet of a file is played beside this node.
+    That is NATS, Postgres, this node's agent, the projector and the placer. Servers that are given by URL are
+    used; the others are embedded, bind to loopback and keep their data. With --simulate the fleet of a file is
+    played beside this node.
     """
     common = CommonSettings(**_given(data_dir=data_dir, nats_url=nats_url, postgres_url=postgres_url))
     with contextlib.ExitStack() as stack:
@@ -89,6 +111,8 @@ def up(
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
         say(f"data      {common.data_dir}")
+        if data_dir is not None:
+            say(f"          export SHARDBUS_DATA_DIR={common.data_dir} where other commands are to find it")
         say("try       `shardbus devices`, `shardbus place llama-3.1-8b` in another terminal; Ctrl-C stops everything")
         _serve(parts, settings)
 
