@@ -7,7 +7,7 @@ from typing import Final
 
 from shardbus_infra.bus.nats_connection import Connection
 from shardbus_infra.bus.nats_lookup import find, information
-from shardbus_infra.bus.nats_pull import Arrival, Puller, Session
+from shardbus_infra.bus.nats_pull import Puller, Session
 from shardbus_infra.bus.port import Stored, StreamReplacedError, StreamShortenedError
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
 
@@ -81,9 +81,9 @@ class _Follower:
         batch: list[Stored] = []
         arrived = session.arrived
         while arrived and len(batch) < most:
-            arrival = arrived.popleft()
-            session.arrived_bytes -= len(arrival.payload) + len(arrival.headers or b"")
-            stored = self._check(arrival)
+            subject, reply, payload, headers = arrived.popleft()
+            session.arrived_bytes -= len(payload) + len(headers or b"")
+            stored = self._check(subject, reply, payload, headers)
             if stored is None:
                 arrived.clear()
                 session.arrived_bytes = 0
@@ -96,9 +96,9 @@ class _Follower:
         self.puller.ask()
         return batch
 
-    def _check(self, arrival: Arrival) -> Stored | None:
+    def _check(self, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> Stored | None:
         """Return the message; ``None``, and a new session, if one before it is missing."""
-        sequence, delivery, _, nanoseconds = delivery_of(arrival.reply)
+        sequence, delivery, _, nanoseconds = delivery_of(reply)
         if delivery != self._next_delivery:
             self.puller.restart(f"message {delivery} came where {self._next_delivery} was due")
             return None
@@ -106,9 +106,9 @@ class _Follower:
         return Stored(
             self._stream,
             sequence,
-            arrival.subject.decode("utf-8", "replace"),
-            decode_headers(arrival.headers),
-            arrival.payload,
+            subject.decode("utf-8", "replace"),
+            decode_headers(headers),
+            payload,
             moment(nanoseconds),
         )
 

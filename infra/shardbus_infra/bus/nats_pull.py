@@ -5,7 +5,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from nats.aio.subscription import Subscription
 
@@ -35,13 +35,8 @@ _NANOSECONDS: Final = 1_000_000_000
 _PULL_ENDED: Final = ("no messages", "request timeout", "batch completed", "message size exceeds maxbytes")
 
 
-class Arrival(NamedTuple):
-    """A message as it came."""
-
-    subject: bytes
-    reply: bytes
-    payload: bytes
-    headers: bytes | None
+Arrival = tuple[bytes, bytes, bytes, bytes | None]
+"""A message as it came: subject, reply subject, payload, header block."""
 
 
 class Session:
@@ -64,12 +59,14 @@ class Session:
         """Take what the server sent: a message, or a word about a pull."""
         self.heard = self._now()
         if reply.startswith(b"$JS.ACK."):
-            self.arrived.append(Arrival(subject, reply, payload, headers))
+            self.arrived.append((subject, reply, payload, headers))
             self.arrived_bytes += len(payload) + len(headers or b"")
             self.outstanding -= 1
+            if len(self.arrived) == 1:  # who reads goes on until nothing is left
+                self._changed()
         else:
             self._take_status(headers)
-        self._changed()
+            self._changed()
 
     def _take_status(self, headers: bytes | None) -> None:
         status = status_of(headers)

@@ -12,7 +12,7 @@ from typing import Final
 
 from shardbus_infra.bus.nats_connection import Connection, ConnectionLostError
 from shardbus_infra.bus.nats_lookup import find
-from shardbus_infra.bus.nats_pull import Arrival, Puller, Session
+from shardbus_infra.bus.nats_pull import Puller, Session
 from shardbus_infra.bus.port import BusUnreachableError, Stored, WorkItem
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
 
@@ -67,23 +67,14 @@ class _Worker:
         session = self.puller.session
         item = None
         if session is not None and session.arrived:
-            arrival = session.arrived.popleft()
-            session.arrived_bytes -= len(arrival.payload) + len(arrival.headers or b"")
-            item = _Item(self, self._stored(arrival), arrival.reply)
-            self.hold(arrival.reply)
+            subject, reply, payload, headers = session.arrived.popleft()
+            session.arrived_bytes -= len(payload) + len(headers or b"")
+            sequence, _, _, nanoseconds = delivery_of(reply)
+            where, what = subject.decode("utf-8", "replace"), decode_headers(headers)
+            item = _Item(self, Stored(self._stream, sequence, where, what, payload, moment(nanoseconds)), reply)
+            self.hold(reply)
         self.puller.ask()
         return item
-
-    def _stored(self, arrival: Arrival) -> Stored:
-        sequence, _, _, nanoseconds = delivery_of(arrival.reply)
-        return Stored(
-            self._stream,
-            sequence,
-            arrival.subject.decode("utf-8", "replace"),
-            decode_headers(arrival.headers),
-            arrival.payload,
-            moment(nanoseconds),
-        )
 
     def hold(self, reply: bytes) -> None:
         """Count the item as held, from now on."""
@@ -128,8 +119,8 @@ class _Worker:
         session = await self.puller.close()
         if session is None or not self.connection.up:
             return
-        for arrival in session.arrived:
-            self.connection.client.write(arrival.reply.decode(), "", b"", b"-NAK")
+        for _, reply, _, _ in session.arrived:
+            self.connection.client.write(reply.decode(), "", b"", b"-NAK")
         self.connection.client.kick()
 
 

@@ -6,7 +6,7 @@ unusual one takes the careful way.
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 
 _VERSION = b"NATS/1.0"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_SUBJECT = re.compile(r"[\s\x00-\x1f\x7f]|\A\.|\.\Z|\.\.|(?:\A|\.)[*>](?:\.|\Z)|\A\Z")
+_NO_CONTROL = bytes(range(0x20, 0x100))
 _NAMES_REMEMBERED = 1000
 
 _known_names: set[str] = set()
@@ -76,16 +76,23 @@ def decode_headers(block: bytes | None) -> dict[str, str]:
     """
     if not block:
         return {}
-    if block.startswith(b"NATS/1.0\r\n") and b":  " not in block and b" \r\n" not in block:
+    if block.startswith(b"NATS/1.0\r\n") and not _may_need_stripping(block):
         try:
             text = block[10:-4].decode()
             headers = dict([line.split(": ", 1) for line in text.split("\r\n")])
         except ValueError:  # not UTF-8, or a line that is not "name: value"
             return _decode_carefully(block)
-        # What is not printable might be white space that has to go.
-        if headers.keys() <= _known_names and text.replace("\r\n", "").isprintable():
+        if headers.keys() <= _known_names:
             return headers
     return _decode_carefully(block)
+
+
+def _may_need_stripping(block: bytes) -> bool:
+    """Return whether there may be white space around a value."""
+    if b":  " in block or b" \r\n" in block:
+        return True
+    # Of the control characters only those of the line ends may be there.
+    return block.translate(None, _NO_CONTROL) != b"\r\n" * block.count(b"\n")
 
 
 def _decode_carefully(block: bytes) -> dict[str, str]:
@@ -145,7 +152,8 @@ def delivery_of(reply: bytes) -> Delivery:
 
 def moment(nanoseconds: int) -> datetime:
     """Return the aware moment, cut to whole microseconds (never rounded: ``parse_moment`` must agree)."""
-    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    # Exact: whole microseconds fit a float, and it is rounded to the nearest. Three times as fast as a timedelta.
+    return datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
 
 
 def parse_moment(text: str) -> datetime:

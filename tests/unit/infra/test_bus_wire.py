@@ -134,3 +134,11 @@ def test_both_ways_of_a_moment_agree_to_the_microsecond() -> None:
     assert parse_moment("2026-11-23T21:07:48.226815999+01:00") == expected
     assert parse_moment("2026-11-23T20:07:48.2Z") == expected.replace(microsecond=200_000)
     assert parse_moment("2026-11-23T20:07:48Z") == expected.replace(microsecond=0)
+
+
+def test_a_moment_is_exact_to_the_microsecond_for_two_centuries() -> None:
+    begin = datetime(1970, 1, 1, tzinfo=UTC)
+    for microseconds in range(0, 6_000_000_000_000_000, 77_777_777_777_777):
+        for step in range(50):
+            exact = begin + timedelta(microseconds=microseconds + step)
+            assert moment((microseconds + step) * 1000 + 999) == exact
