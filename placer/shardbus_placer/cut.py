@@ -163,6 +163,11 @@ def _ends(problem: Problem, order: tuple[Unit, ...], position: int, start: int, 
     if room < 0 or lowest <= start:
         return ()
     most = most_seconds * (1 + ROUNDING)
+    if unit.seconds_by_count is None:
+        if most < math.inf:
+            left = most - unit.head_seconds * (position == last)
+            furthest = min(furthest, bisect_right(unit.seconds, unit.seconds[start] + left) - 1)
+        return range(lowest, furthest + 1)
     return [end for end in range(lowest, furthest + 1) if unit.stage_seconds(start, end, last=position == last) <= most]
 
 
@@ -172,7 +177,11 @@ def _reach_any(problem: Problem, order: tuple[Unit, ...], hops: list[float], lim
     for position in range(len(order)):
         step: dict[int, int] = {}
         for start in reached:
-            for end in _ends(problem, order, position, start, limit - hops[position]):
+            ends = _ends(problem, order, position, start, limit - hops[position])
+            if isinstance(ends, range) and len(ends) > 1 and step:
+                # From earlier starts all was reached from there up to the furthest end so far.
+                ends = range(max(ends.start, max(step) + 1), ends.stop)
+            for end in ends:
                 step.setdefault(end, start)
         came_from.append(step)
         reached = sorted(step)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
 from shardbus_placer.bound import slowest_stage_bound
+from shardbus_placer.counting import Counting, counting_program
 from shardbus_placer.cut import Cut
-from shardbus_placer.formulation import Counting, Intervals, counting_program, interval_program, uniform_hop
+from shardbus_placer.formulation import uniform_hop
 from shardbus_placer.greedy import Search, improve
+from shardbus_placer.intervals import Intervals, interval_program
 from shardbus_placer.pace import keep_pace
 from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.solution import CLOSED
@@ -34,8 +36,8 @@ class Outcome:
     status: Status
     """``optimal`` and ``infeasible`` are proofs; ``feasible`` is a plan with a bound that leaves a gap."""
     solver: str
-    improved: bool
-    """Whether the solver's choice beat the plan that was there before."""
+    by_solver: bool
+    """Whether a solver's answer is part of this: a proof, a bound, or the plan."""
     detail: str = ""
 
 
@@ -45,12 +47,10 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
     First the counting program with least hops, then with every hop, then, where layers or hops leave a gap,
     the interval program, which is exact.
     """
-    before = state.best
     state.out_of_time = lambda: seconds_left() <= 0
-    floor = 0.0
-    bound: float | None = None
-    if before is not None and problem.objective == "throughput":
-        floor = slowest_stage_bound(problem, before.cost)
+    floor, bound = 0.0, None
+    if state.best is not None and problem.objective == "throughput":
+        floor = slowest_stage_bound(problem, state.best.cost)
         bound = floor or None
         kept = seconds_left() * (1 - PACE_SHARE)
         state.out_of_time = lambda: seconds_left() <= kept
@@ -58,6 +58,7 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
         state.polish()
         state.out_of_time = lambda: seconds_left() <= 0
     last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
+    by_solver = False
     for build in _programs(problem, floor, seconds_left):
         program = build(None if state.best is None else state.best.cost)
         if program is None:
@@ -66,27 +67,26 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
         if last.status == "infeasible":
             # With a plan in hand only better ones were allowed, or those of one stage, which were all tried.
             if state.best is None:
-                return Outcome(None, None, "infeasible", last.solver, improved=False)
+                return Outcome(None, None, "infeasible", last.solver, by_solver=True)
             bound = state.best.cost
         elif last.bound is not None:
             bound = last.bound * program.scale if bound is None else max(bound, last.bound * program.scale)
+        by_solver = by_solver or last.status == "infeasible" or last.bound is not None or bool(last.values)
         if last.values:
             _realise(state, program, last, bound)
-        if _closed(state.best, bound):
-            break
-        if seconds_left() <= 0:
+        if _closed(state.best, bound) or seconds_left() <= 0:
             break
     if bound is not None and not _closed(state.best, bound):
         keep_pace(state, bound)
         state.polish()
     if _closed(state.best, bound):
-        return Outcome(state.best, bound, "optimal", last.solver, improved=state.best is not before)
+        return Outcome(state.best, bound, "optimal", last.solver, by_solver=by_solver)
     status: Status = last.status
-    if state.best is not None and status in ("optimal", "infeasible"):
-        status = "feasible"  # a relaxation was solved; the plan is not proved
-    elif state.best is None and status in ("optimal", "feasible", "infeasible"):
+    if state.best is not None and (by_solver or status in ("optimal", "infeasible")):
+        status = "feasible"  # a relaxation was solved, or not to the end; the plan is not proved
+    elif state.best is None and status in ("optimal", "feasible"):
         status = "deadline"  # a relaxation has a solution, which says nothing about plans
-    return Outcome(state.best, bound, status, last.solver, improved=state.best is not before, detail=last.detail)
+    return Outcome(state.best, bound, status, last.solver, by_solver=by_solver, detail=last.detail)
 
 
 Program = Counting | Intervals

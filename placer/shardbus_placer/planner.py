@@ -15,11 +15,13 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
+from shardbus_placer.bound import slowest_stage_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
 from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.optimise import Outcome, optimise
+from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Links, Problem, device_scores, formulate, links_of
 from shardbus_placer.score import Score
@@ -95,7 +97,11 @@ def plan(
     improve(state)
     state.polish()
     if easy and state.best is not None:
-        answer = _placed(situation, state.best, None, "greedy", reason, ("greedy", "feasible"))
+        bound = slowest_stage_bound(problem, state.best.cost) if request.objective == "throughput" else 0.0
+        if bound:
+            keep_pace(state, bound)
+            state.polish()
+        answer = _placed(situation, state.best, bound or None, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
@@ -108,19 +114,19 @@ def plan(
 def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: str) -> Placed | Refused:
     """Return the solver's plan if it verifies, else the greedy one, else the refusal."""
     limit = f"{situation.request.deadline_ms:g} ms"
-    stopped = {
-        "deadline": f"the deadline of {limit} passed before the solver had an answer",
+    late = f"the deadline of {limit} passed before "
+    said = {
+        "optimal": "the solver finished",
+        "deadline": late + "the solver had an answer",
         "failed": f"the solver failed ({outcome.detail})",
-        "feasible": f"the deadline of {limit} passed before the proof was complete",
-    }.get(outcome.status, "the solver finished")
+        "feasible": late + "the proof was complete" if situation.seconds_left <= 0 else "a gap to the bound remains",
+    }
+    stopped = said.get(outcome.status, "")
     if outcome.cut is not None:
-        by_solver = outcome.status == "optimal" or outcome.improved
-        if not by_solver and outcome.status == "feasible" and situation.seconds_left > 0:
-            by_solver = True  # the solver finished: its bound stands, and the plan at hand is the best known
-            stopped = "the solver finished; a small gap to its bound remains"
-        strategy: Strategy = "ilp" if by_solver else "greedy"
+        strategy: Strategy = "ilp" if outcome.by_solver else "greedy"
         why = reason if outcome.status == "optimal" else f"{reason}; {stopped}"
         if strategy == "greedy":
+            why = f"{reason}; {late}the solver had an answer" if outcome.status == "optimal" else why
             why += ", so this is the best greedy plan"
         found = _placed(situation, outcome.cut, outcome.bound, strategy, why, (outcome.solver, outcome.status))
         if not (wrong := verify(situation.fleet, situation.model, situation.request, situation.policy, found)):

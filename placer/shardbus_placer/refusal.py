@@ -182,7 +182,6 @@ def _no_unit(model: ModelProfile, request: PlacementRequest, survey: Survey, pro
 def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, problem: Problem) -> Refusal | None:
     """Return a counting proof that memory is short, or ``None`` if counting does not prove it."""
     memory, units = problem.memory, problem.units
-    fixed = {candidate.key: candidate.usable_bytes - candidate.room_bytes for candidate in survey.candidates}
     largest = max(memory.prefix[index + 1] - memory.prefix[index] for index in range(memory.layers))
     roomiest = max(units, key=lambda unit: unit.room_bytes)
     what = f"{request.context_tokens} tokens of context for {request.concurrency} sequences"
@@ -222,7 +221,7 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
         required_bytes=required,
         available_bytes=available,
         missing_bytes=missing,
-        missing_by_device={key: required + fixed[key] - rooms[key] - fixed[key] for key in sorted(rooms)},
+        missing_by_device={key: required - rooms[key] for key in sorted(rooms)},
         reasons=survey.reasons,
     )
 

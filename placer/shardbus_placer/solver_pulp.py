@@ -19,6 +19,9 @@ Status = Literal["optimal", "feasible", "infeasible", "deadline", "failed"]
 GRACE_SECONDS = 0.01
 """How much sooner than we stop waiting a solver is told to stop."""
 
+BUILD_SECONDS = 10e-6
+"""What a column or row takes to build, at the least: a program that cannot even be built in time is not begun."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -38,7 +41,7 @@ def solve(model: LinearModel, seconds: float) -> Solution:
     ``infeasible`` is a proof. ``deadline``: nothing was found in time. ``failed``: the solver broke, or none is
     installed; ``detail`` says how.
     """
-    if seconds <= GRACE_SECONDS:
+    if seconds <= GRACE_SECONDS + BUILD_SECONDS * (len(model.lower) + len(model.rows)):
         return Solution("deadline", solver_name())
     answer: list[Solution] = []
     done = threading.Event()

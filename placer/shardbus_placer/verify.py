@@ -314,12 +314,11 @@ def _peak(device: FleetDevice, policy: Policy, slowest: float) -> float:
 
 def _scores(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy) -> dict[DeviceKey, float]:
     """Return the weighted score of every device that may be used, each part against the best of these."""
-    usable: dict[DeviceKey, FleetDevice] = {}
-    for key, _, device in fleet.devices():
-        if not any(_barred(key, device, model, request, policy)) and _may_hold_something(
-            device, model, request, policy
-        ):
-            usable[key] = device
+    usable = {
+        key: device
+        for key, _, device in fleet.devices()
+        if not any(_barred(key, device, model, request, policy)) and _may_hold_something(device, model, request, policy)
+    }
     known = [d.memory_bandwidth_bytes_per_second for _, _, d in fleet.devices()]
     slowest = min((speed for speed in known if speed is not None), default=math.inf)
     nodes = {key.node_id for key in usable}

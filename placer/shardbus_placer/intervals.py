@@ -1,0 +1,114 @@
+"""The interval program: a column per unit and layer range. Exact for unequal layers, any hops and any links."""
+
+from dataclasses import dataclass
+
+from shardbus_placer.formulation import LinearModel, Price, Terms, choice_rows, uniform_hop
+from shardbus_placer.problem import Problem, Unit
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """An interval program, and the columns of its ranges."""
+
+    model: LinearModel
+    ranges: dict[int, tuple[int, int, int]]
+    """Column to unit, start and end."""
+    scale: float
+
+
+def interval_program(problem: Problem, *, cutoff: float | None, floor: float, most_columns: int) -> Intervals | None:
+    """Return the exact program, or ``None`` if it would have more than ``most_columns``.
+
+    ``cutoff`` is the cost of a known plan: only plans at most as costly are kept. No plan's slowest stage is
+    below ``floor``.
+    """
+    model = LinearModel("intervals")
+    price = Price(model, problem, cutoff, floor)
+    units, layers, hop = problem.units, problem.layers, uniform_hop(problem)
+    longest = price.limit if problem.objective == "throughput" else float("inf")
+    found = [
+        (i, start, end)
+        for i, unit in enumerate(units)
+        for start in range(layers)
+        for end in _range_ends(problem, unit, start, longest)
+    ]
+    hops = 0 if hop is not None else len(units) * len(problem.nodes) * layers
+    if len(found) + hops > most_columns:
+        return None
+    used = [model.binary() for _ in units]
+    ranges: dict[int, tuple[int, int, int]] = {}
+    of_unit: list[list[int]] = [[] for _ in units]
+    spent: list[Terms] = [[] for _ in units]
+    ending: dict[tuple[int, int], list[int]] = {}
+    starting: dict[tuple[int, int], list[int]] = {}
+    for i, start, end in found:
+        column = model.binary()
+        ranges[column] = (i, start, end)
+        of_unit[i].append(column)
+        ending.setdefault((i, end), []).append(column)
+        starting.setdefault((units[i].node, start), []).append(column)
+        seconds = units[i].stage_seconds(start, end, last=end == layers)
+        spent[i].append((column, seconds + (hop or 0.0) * (end < layers)))
+        price.reward([(column, units[i].score * (end - start))])
+    for columns, one in zip(of_unit, used, strict=True):
+        model.row([*((column, 1.0) for column in columns), (one, -1)], 0, 0)
+    model.row([(column, 1) for (_, start), columns in starting.items() if start == 0 for column in columns], 1, 1)
+    model.row([(column, 1) for (_, end), columns in ending.items() if end == layers for column in columns], 1, 1)
+    for bound in range(1, layers):
+        if hop is not None:
+            _join(model, problem, bound, ending, starting)
+        else:
+            _hop(model, problem, bound, ending, starting, spent)
+    for terms in spent:
+        price.stage(terms)
+    price.close()
+    choice_rows(model, problem, used)
+    return Intervals(model, ranges, price.scale)
+
+
+Columns = dict[tuple[int, int], list[int]]
+
+
+def _join(model: LinearModel, problem: Problem, bound: int, ending: Columns, starting: Columns) -> None:
+    """Add that as many ranges start at a bound as end there."""
+    ends = [(column, 1.0) for i in range(len(problem.units)) for column in ending.get((i, bound), [])]
+    starts = [(column, -1.0) for node in range(len(problem.nodes)) for column in starting.get((node, bound), [])]
+    model.row([*ends, *starts], 0, 0)
+
+
+def _hop(
+    model: LinearModel, problem: Problem, bound: int, ending: Columns, starting: Columns, spent: list[Terms]
+) -> None:
+    """Add the hops at a bound: from the unit whose range ends there to the node where the next one starts."""
+    nodes = range(len(problem.nodes))
+    into: list[Terms] = [[] for _ in nodes]
+    for i, unit in enumerate(problem.units):
+        if (i, bound) not in ending:
+            continue
+        out: Terms = []
+        for node in nodes:
+            seconds = problem.hops[unit.node][node]
+            if seconds is None or (node, bound) not in starting:
+                continue
+            column = model.column(0, 1, integer=False)
+            out.append((column, -1.0))
+            into[node].append((column, 1.0))
+            spent[i].append((column, seconds))
+        model.row([*((column, 1.0) for column in ending[i, bound]), *out], 0, 0)
+    for node in nodes:
+        model.row([*into[node], *((column, -1.0) for column in starting.get((node, bound), []))], 0, 0)
+
+
+def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float) -> list[int]:
+    memory, layers = problem.memory, problem.layers
+    ends = (
+        range(start + 1, layers + 1) if unit.pin is None else range(start + unit.pin, min(start + unit.pin, layers) + 1)
+    )
+    found: list[int] = []
+    for end in ends:
+        if memory.prefix[end] - memory.prefix[start] > unit.room_bytes:
+            break
+        fits = memory.stage(start, end) <= unit.room_bytes
+        if fits and unit.stage_seconds(start, end, last=end == layers) <= most_seconds:
+            found.append(end)
+    return found
