@@ -11,7 +11,7 @@ from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError, ProjectorFencedError
+from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError
 from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
 TABLES_OF: Final = {
@@ -50,9 +50,7 @@ class Tally:
 def try_lock(connection: Connection, stream: str) -> bool:
     """Take the right to project ``stream``, held as long as the connection lives; ``False`` if another has it."""
     name = f"shardbus/projector/{stream}/{VERSION}"
-    taken = connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0))))
-    connection.commit()
-    return bool(taken)
+    return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
 def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
@@ -86,38 +84,6 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
         )
     ).one()
     return Checkpoint(info.name, row.stream_created, row.sequence, row.sequence_recorded_at, row.epoch)
-
-
-def move(
-    connection: Connection, checkpoint: Checkpoint, sequence: int, recorded_at: datetime | None, tally: Tally
-) -> Checkpoint:
-    """Return the checkpoint moved to ``sequence``, by compare-and-set, first thing in the rows' transaction.
-
-    Raises ProjectorFencedError if another projector moved it, or took over.
-    """
-    moved = connection.execute(
-        update(CheckpointRow)
-        .where(
-            CheckpointRow.projection == checkpoint.stream,
-            CheckpointRow.version == VERSION,
-            CheckpointRow.epoch == checkpoint.epoch,
-            CheckpointRow.sequence == checkpoint.sequence,
-        )
-        .values(
-            sequence=sequence,
-            sequence_recorded_at=recorded_at,
-            folded=CheckpointRow.folded + tally.folded,
-            ignored=CheckpointRow.ignored + tally.ignored,
-            rejected=CheckpointRow.rejected + tally.rejected,
-            skipped=CheckpointRow.skipped + tally.skipped,
-            updated_at=datetime.now(UTC),
-        )
-    )
-    if moved.rowcount != 1:
-        raise ProjectorFencedError(
-            f"another projector took over {checkpoint.stream} after {checkpoint.sequence}; this one wrote nothing since"
-        )
-    return Checkpoint(checkpoint.stream, checkpoint.stream_created, sequence, recorded_at, checkpoint.epoch)
 
 
 def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> None:

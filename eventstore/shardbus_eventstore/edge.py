@@ -4,7 +4,8 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, cast
+from functools import lru_cache
+from typing import Final, cast, get_args
 
 from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
@@ -17,6 +18,7 @@ from shardbus_schemas.events import (
 )
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.registry import Received, subject_of
+from shardbus_schemas.subjects import telemetry
 
 FUTURE_TOLERANCE: Final = timedelta(seconds=60)
 """How far a node's clock may run ahead of the bus. Not a setting: two processes that judged by different ones would
@@ -37,19 +39,26 @@ class Objection:
     reason: str
 
 
+_STREAM_OF: Final[dict[type, str]] = {
+    **dict.fromkeys(get_args(TelemetryEvent), TELEMETRY),
+    **dict.fromkeys(get_args(FleetEvent), FLEET),
+    DeadLettered: DEAD,
+}
+
+
 def objection_to(stored: Stored, received: Received[FrozenModel]) -> Objection | None:
     """Return what is wrong with a readable message, or ``None``."""
     message = received.message
-    if stored.stream == TELEMETRY and isinstance(message, TelemetryEvent):
-        wrong = _time_in_future(message, received)
-    elif (stored.stream == FLEET and isinstance(message, FleetEvent)) or (
-        stored.stream == DEAD and isinstance(message, DeadLettered)
-    ):
-        wrong = None
-    else:
+    if _STREAM_OF.get(type(message)) != stored.stream:
         reason = f"a message of type {received.envelope.type} does not belong in stream {stored.stream}"
         return Objection("wrong_stream", reason)
-    return wrong or _wrong_subject(stored, message) or _unstorable(stored, received)
+    if isinstance(message, DeviceGPUStateUpdated | GPUBandwidthMeasured):
+        return (
+            _time_in_future(message, received)
+            or _wrong_subject(stored, message)
+            or _unstorable_reading(stored, message)
+        )
+    return _wrong_subject(stored, message) or _unstorable(stored, received)
 
 
 def _time_in_future(event: TelemetryEvent, received: Received[FrozenModel]) -> Objection | None:
@@ -79,22 +88,39 @@ def _ahead(what: str, moment: datetime, recorded_at: datetime) -> Objection:
 
 def _wrong_subject(stored: Stored, message: FrozenModel) -> Objection | None:
     """Subjects carry the permissions: who may write one node's subject must not speak for another node."""
-    expected = subject_of(message)
+    readings = isinstance(message, DeviceGPUStateUpdated)
+    expected = _telemetry_subject(message.node_id) if readings else subject_of(message)
     if stored.subject == expected:
         return None
     return Objection("wrong_subject", f"published on {stored.subject}, but its content belongs on {expected}")
 
 
+_telemetry_subject = lru_cache(maxsize=16_384)(telemetry)
+
+
+def _unstorable_reading(stored: Stored, event: TelemetryEvent) -> Objection | None:
+    """Judge readings apart from the rest: there are many, and only their tick has no bound of its own."""
+    if b"\\u0000" in stored.payload and _ESCAPED_NUL.search(stored.payload):
+        return _NUL_IN_TEXT
+    if isinstance(event, DeviceGPUStateUpdated) and (event.tick or 0) > _LARGEST_INTEGER:
+        return _TOO_LARGE
+    return None
+
+
 def _unstorable(stored: Stored, received: Received[FrozenModel]) -> Objection | None:
     """Postgres holds neither the character NUL nor integers of more than 64 bits."""
-    if b"\\u0000" in stored.payload and _ESCAPED_NUL.search(stored.payload):
-        return Objection("unstorable", "a text holds the character NUL (\\u0000), which no column can hold")
+    if _ESCAPED_NUL.search(stored.payload):
+        return _NUL_IN_TEXT
     if _MANY_DIGITS.search(stored.payload) and _largest_integer_in(stored.payload) > _LARGEST_INTEGER:
-        return Objection("unstorable", f"a whole number is more than {_LARGEST_INTEGER}, which no column can hold")
+        return _TOO_LARGE
     envelope = received.envelope
     if stored.stream == FLEET and "\x00" in f"{envelope.event_id}{envelope.correlation_id}":
         return Objection("unstorable", "a header holds the character NUL, which no column can hold")
     return None
+
+
+_NUL_IN_TEXT: Final = Objection("unstorable", "a text holds the character NUL (\\u0000), which no column can hold")
+_TOO_LARGE: Final = Objection("unstorable", f"a whole number is more than {_LARGEST_INTEGER}, which no column can hold")
 
 
 def _largest_integer_in(payload: bytes) -> int:

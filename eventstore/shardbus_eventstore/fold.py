@@ -123,16 +123,16 @@ class _Draft:
         self.instances = _Table(state.instances)
         self.decisions = _Table(state.decisions)
         self.dead_letters = _Table(state.dead_letters)
-        self.positions = _Table(state.positions)
-        self.ignored = _Table(state.ignored)
+        self._positions = dict(state.positions)
+        self._ignored = dict(state.ignored)
         self.readings: list[DeviceStateRecord] = []
 
     def take(self, received: Received[FrozenModel]) -> None:
         stream, message = received.stream, received.message
-        if received.sequence <= (self.positions.get(stream) or 0):
+        if received.sequence <= self._positions.get(stream, 0):
             return
-        self.positions.put(stream, received.sequence)
-        if stream == TELEMETRY and isinstance(message, TelemetryEvent):
+        self._positions[stream] = received.sequence
+        if stream == TELEMETRY and isinstance(message, DeviceGPUStateUpdated | GPUBandwidthMeasured):
             changed = self._telemetry(message, received)
         elif stream == FLEET and isinstance(message, FleetEvent):
             changed = self._fleet(message, received)
@@ -142,7 +142,7 @@ class _Draft:
             # A message in a stream where its type has no place must not touch that stream's neighbours' state.
             changed = False
         if not changed:
-            self.ignored.put(stream, (self.ignored.get(stream) or 0) + 1)
+            self._ignored[stream] = self._ignored.get(stream, 0) + 1
 
     def state(self) -> FleetState:
         return FleetState(
@@ -155,8 +155,8 @@ class _Draft:
             instances=self.instances.result(),
             decisions=self.decisions.result(),
             dead_letters=self.dead_letters.result(),
-            positions=self.positions.result(),
-            ignored=self.ignored.result(),
+            positions=self._positions,
+            ignored=self._ignored,
         )
 
     def changes(self) -> Changes:

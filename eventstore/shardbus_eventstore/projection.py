@@ -1,19 +1,21 @@
 """One stream's projection on one connection: the blocking half of the projector, run in a thread."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self, cast
 
+from psycopg import Connection as PsycopgConnection
 from shardbus_infra.bus.port import StreamInfo
 from shardbus_infra.bus.streams import TELEMETRY
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Connection, Engine, text
 
-from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, move, take_over, try_lock
+from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, take_over, try_lock
+from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
 from shardbus_eventstore.read_model.load import load_working_state, working_part
-from shardbus_eventstore.read_model.tables import GapRow
-from shardbus_eventstore.read_model.writer import Writer
+from shardbus_eventstore.read_model.tables import VERSION
+from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
 from shardbus_eventstore.state import FleetState
 
 _PRUNED_AT_ONCE = 20_000
@@ -29,26 +31,25 @@ class Projection:
 
     stream: str
     connection: Connection
-    writer: Writer
+    """Each statement on it is a transaction."""
     checkpoint: Checkpoint
     state: FleetState
 
     @classmethod
     def open(cls, engine: Engine, info: StreamInfo) -> Self | None:
         """Return the projection of stream ``info``, or ``None`` while another projector holds it."""
-        connection = engine.connect()
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             if not try_lock(connection, info.name):
                 connection.close()
                 return None
             checkpoint = take_over(connection, info)
             state = working_part(load_working_state(connection), info.name)
-            connection.commit()
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
-        return cls(info.name, connection, Writer(connection), checkpoint, state)
+        return cls(info.name, connection, checkpoint, state)
 
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
@@ -67,37 +68,48 @@ class Projection:
             rejected=len(examined.rejected),
             skipped=len(examined.skipped),
         )
-        with self.connection.begin():
-            moved = move(self.connection, self.checkpoint, sequence, recorded_at, tally)
-            self.writer.write(self.stream, taken.state, taken.changes)
-            self._note(gaps)
-        self.checkpoint = moved
+        self._write(sequence, recorded_at, tally, changed_rows(self.stream, taken.state, taken.changes), gaps)
 
     def skip(self, gap: Gap) -> None:
         """Move past messages that the stream dropped before they were projected."""
-        with self.connection.begin():
-            moved = move(self.connection, self.checkpoint, gap[1], None, Tally())
-            self._note([gap])
-        self.checkpoint = moved
+        self._write(gap[1], None, Tally(), {}, [gap])
 
-    def _note(self, gaps: Sequence[Gap]) -> None:
-        for first, last in gaps:
-            self.connection.execute(
-                insert(GapRow).values(
-                    projection=self.stream,
-                    stream=self.stream,
-                    from_sequence=first,
-                    to_sequence=last,
-                    noticed_at=datetime.now(UTC),
-                )
+    def _write(
+        self, sequence: int, recorded_at: datetime | None, tally: Tally, new: TableRows, gaps: Sequence[Gap]
+    ) -> None:
+        now, before = datetime.now(UTC), self.checkpoint
+        position = {
+            "sequence": sequence,
+            "recorded_at": recorded_at,
+            **asdict(tally),
+            "now": now,
+            "projection": self.stream,
+            "version": VERSION,
+            "epoch": before.epoch,
+            "previous": before.sequence,
+        }
+        noted = [
+            {
+                "projection": self.stream,
+                "stream": self.stream,
+                "from_sequence": first,
+                "to_sequence": last,
+                "noticed_at": now,
+            }
+            for first, last in gaps
+        ]
+        driver = cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
+        if not write(driver, position, {**new, "gaps": noted}):
+            raise ProjectorFencedError(
+                f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
             )
+        self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at)
 
     def prune(self, before: datetime) -> int:
         """Delete past readings from before a moment, a bounded number at once; return how many."""
         if self.stream != TELEMETRY:
             return 0
-        with self.connection.begin():
-            return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
+        return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
 
 
 _PRUNE = text(

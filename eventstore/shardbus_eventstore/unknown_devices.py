@@ -56,20 +56,17 @@ class UnknownDevices:
         ``fleet_sequence`` is where ``FLEET`` ended after the suspects were noted; until that is projected, nobody is
         judged.
         """
-        with connection.begin():
-            reached = connection.scalar(
-                select(CheckpointRow.sequence).where(
-                    CheckpointRow.projection == FLEET, CheckpointRow.version == VERSION
-                )
-            )
-            if (reached or 0) < fleet_sequence:
-                return ()
-            wanted = [(key.node_id, key.device_id) for key in self._suspects]
-            known = connection.execute(
-                select(DeviceRow.node_id, DeviceRow.device_id)
-                .join(NodeRow, NodeRow.node_id == DeviceRow.node_id)
-                .where(tuple_(DeviceRow.node_id, DeviceRow.device_id).in_(wanted))
-            ).all()
+        reached = connection.scalar(
+            select(CheckpointRow.sequence).where(CheckpointRow.projection == FLEET, CheckpointRow.version == VERSION)
+        )
+        if (reached or 0) < fleet_sequence:
+            return ()
+        wanted = [(key.node_id, key.device_id) for key in self._suspects]
+        known = connection.execute(
+            select(DeviceRow.node_id, DeviceRow.device_id)
+            .join(NodeRow, NodeRow.node_id == DeviceRow.node_id)
+            .where(tuple_(DeviceRow.node_id, DeviceRow.device_id).in_(wanted))
+        ).all()
         self._registered |= {DeviceKey.of(row.node_id, row.device_id) for row in known}
         unknown = {key: stored for key, stored in self._suspects.items() if key not in self._registered}
         self._reported |= unknown.keys()

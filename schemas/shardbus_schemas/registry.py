@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 
 from shardbus_schemas import commands, events, subjects
-from shardbus_schemas.envelope import Envelope, EnvelopeError, from_headers
+from shardbus_schemas.envelope import ID, Envelope, EnvelopeError, from_headers
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.problems import explain, suggest
 from shardbus_schemas.upcasters import UPCASTERS
@@ -122,7 +123,7 @@ def decode(
             headers,
             default_type=_type_for(subject),
             # The second keeps it unique when a stream is deleted and made anew, and counts from 1 again.
-            position=f"{stream}:{sequence}@{int(recorded_at.timestamp())}",
+            position="" if headers.get(ID) else f"{stream}:{sequence}@{int(recorded_at.timestamp())}",
             recorded_at=recorded_at,
         )
     except EnvelopeError as error:
@@ -135,6 +136,7 @@ def decode(
     return Received(message, envelope, stream, sequence, recorded_at, unknown)
 
 
+@lru_cache(maxsize=16_384)
 def _type_for(subject: str) -> str:
     """Return the type of a message without headers on ``subject``; an event must say its own."""
     try:

@@ -1,18 +1,18 @@
-"""Writing changed rows: binary COPY into a temporary table beside each, then one merge.
+"""Writing a batch: position and rows in one SQL statement, which is one transaction and one round trip.
 
-Per row this costs the client 1 to 2 µs, against 17 for arrays in parameters and 14 for ``executemany``; for the few
-rows of a quiet fleet it costs half a millisecond more than they do.
+Its first part moves the checkpoint by compare-and-set, and every other part reads from what that returns: where it
+returns nothing, nothing is written. Rows travel as one array per column. Measured against COPY into staging tables
+(13 round trips), a batch of 1 takes a fifth of the time, one of 2000 half.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from psycopg import Connection as PsycopgConnection
-from psycopg import sql
-from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
-from sqlalchemy import BigInteger, Boolean, Connection, DateTime, Integer
+from sqlalchemy import BigInteger, Boolean, DateTime, Integer
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, TEXT
 
 from shardbus_eventstore.fold import Changes
@@ -21,127 +21,181 @@ from shardbus_eventstore.read_model.rows import Row
 from shardbus_eventstore.read_model.tables import TABLES
 from shardbus_eventstore.state import FleetState
 
-_POSTGRES_TYPES: Final[dict[type, str]] = {
-    BigInteger: "int8",
-    Integer: "int4",
-    Boolean: "bool",
-    DateTime: "timestamptz",
-    DOUBLE_PRECISION: "float8",
-    JSONB: "jsonb",
-    TEXT: "text",
-}
+TableRows = Mapping[str, Sequence[Row]]
+"""New rows by their table."""
+
+
+def changed_rows(stream: str, state: FleetState, changes: Changes) -> TableRows:
+    """Return the rows that ``changes`` names, as ``state`` has them."""
+    match stream:
+        case "TELEMETRY":
+            return {
+                # The current readings are the last of these.
+                "device_history": [rows.reading_row(record) for record in changes.readings],
+                "node_heard": [rows.heard_row(state.node_heard[node]) for node in changes.node_heard],
+                "links": [rows.link_row(state.links[link]) for link in changes.links],
+            }
+        case "FLEET":
+            instances = [state.instances[instance] for instance in changes.instances]
+            decisions = [state.decisions[command] for command in changes.decisions]
+            return {
+                "nodes": [rows.node_row(state.nodes[node]) for node in changes.nodes],
+                "devices": [rows.device_row(state.devices[device]) for device in changes.devices],
+                "models": [rows.model_row(state.models[model]) for model in changes.models],
+                "instances": [rows.instance_row(instance) for instance in instances],
+                "shards": [row for instance in instances for row in rows.shard_rows(instance)],
+                "decisions": [rows.decision_row(decision) for decision in decisions],
+                "refusals": [row for decision in decisions if (row := rows.refusal_row(decision))],
+            }
+        case _:
+            letters = [state.dead_letters[key] for key in changes.dead_letters]
+            return {"dead_letters": [rows.dead_letter_row(letter) for letter in letters]}
+
+
+def write(
+    driver: "PsycopgConnection[Any]",
+    position: Mapping[str, object],
+    new: TableRows,
+) -> bool:
+    """Move the checkpoint and write the rows; return whether the checkpoint was where it was thought to be.
+
+    ``position`` has a value for each name of ``_MOVE``. If the answer is no, nothing was written.
+    """
+    # Shards are written along with their instance: also that there are none any more.
+    tables = tuple(name for name, some in new.items() if some or (name == "shards" and new["instances"]))
+    values = {name: _text(value) for name, value in position.items()}
+    for table in tables:
+        for name, _, as_array in _columns(table):
+            values[f"{table}_{name}"] = as_array(row[name] for row in new[table])
+    answer = driver.execute(_statement(tables), values, prepare=True).fetchone()
+    return answer is not None and answer[0] == 1
+
+
+_MOVE: Final = """
+moved AS (
+    UPDATE checkpoints
+    SET sequence = %(sequence)s::bigint,
+        sequence_recorded_at = %(recorded_at)s::timestamptz,
+        folded = folded + %(folded)s::bigint,
+        ignored = ignored + %(ignored)s::bigint,
+        rejected = rejected + %(rejected)s::bigint,
+        skipped = skipped + %(skipped)s::bigint,
+        updated_at = %(now)s::timestamptz
+    WHERE projection = %(projection)s
+      AND version = %(version)s::integer
+      AND epoch = %(epoch)s::bigint
+      AND sequence = %(previous)s::bigint
+    RETURNING 1
+)"""
+
+_NEW_ROWS: Final = """
+new_{table} AS MATERIALIZED (
+    SELECT new.* FROM moved, unnest({arrays}) WITH ORDINALITY AS new ({names}, place)
+)"""
+
+_CURRENT_READINGS: Final = """
+device_states_written AS (
+    INSERT INTO device_states AS old ({columns})
+    SELECT DISTINCT ON (node_id, device_id) {columns}
+    FROM new_device_history
+    ORDER BY node_id, device_id, place DESC
+    ON CONFLICT (node_id, device_id) DO {action}
+)"""
+
+_SHARDS_GONE: Final = """
+shards_gone AS (
+    DELETE FROM shards AS old
+    USING new_instances
+    WHERE old.instance_id = new_instances.instance_id
+      AND NOT EXISTS (
+          SELECT FROM new_shards
+          WHERE (new_shards.instance_id, new_shards.stage, new_shards.node_id, new_shards.device_id)
+              = (old.instance_id, old.stage, old.node_id, old.device_id)
+      )
+)"""
 
 _FIRST_ONE_STAYS: Final = frozenset({"decisions", "refusals", "dead_letters"})
 """Tables whose rows are never replaced: what came first is the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Statements:
-    """What a table needs to be written, made once."""
+@cache
+def _statement(tables: tuple[str, ...]) -> bytes:
+    """Return the statement that moves the checkpoint and writes rows of ``tables``."""
+    parts = [_MOVE]
+    for table in tables:
+        names = ", ".join(name for name, _, _ in _columns(table))
+        arrays = ", ".join(f"%({table}_{name})s::{kind}[]" for name, kind, _ in _columns(table))
+        parts.append(_NEW_ROWS.format(table=table, arrays=arrays, names=names))
+        parts.append(_insert(table, names))
+        if table == "device_history":
+            parts.append(_CURRENT_READINGS.format(columns=names, action=_action("device_states")))
+        if table == "shards":
+            parts.append(_SHARDS_GONE)
+    return f"WITH {','.join(parts)}\nSELECT count(*) FROM moved".encode()
 
-    names: tuple[str, ...]
-    types: tuple[str, ...]
-    stage: sql.Composed
-    copy_staged: sql.Composed
-    merge: sql.Composed
-    copy: sql.Composed
+
+def _insert(table: str, names: str) -> str:
+    insert = f"INSERT INTO {table} AS old ({names}) SELECT {names} FROM new_{table} ORDER BY place"  # noqa: S608 -- names of our own tables
+    keys = ", ".join(column.name for column in TABLES[table].primary_key.columns)
+    conflict = f" ON CONFLICT ({keys}) DO {_action(table)}" if keys and table != "gaps" else ""
+    return f"\n{table}_written AS (\n    {insert}{conflict}\n)"
+
+
+def _action(table: str) -> str:
+    if table in _FIRST_ONE_STAYS:
+        return "NOTHING"
+    keys = {column.name for column in TABLES[table].primary_key.columns}
+    names = [name for name, _, _ in _columns(table)]
+    assignments = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
+    # The guard makes a mistaken replay harmless: an older row never replaces a newer one.
+    order = next((name for name in ("updated_sequence", "sequence") if name in names), None)
+    return f"UPDATE SET {assignments}" + (f" WHERE old.{order} <= excluded.{order}" if order else "")
 
 
 @cache
-def _statements(name: str) -> _Statements:
-    table = TABLES[name]
-    names = tuple(column.name for column in table.columns)
-    keys = tuple(column.name for column in table.primary_key.columns)
-    order = "updated_sequence" if "updated_sequence" in names else "sequence"
-    columns = sql.SQL(", ").join(map(sql.Identifier, names))
-    target, staged = sql.Identifier(name), sql.Identifier(f"incoming_{name}")
-    if name in _FIRST_ONE_STAYS:
-        action = sql.SQL("NOTHING")
-    else:
-        # The guard makes a mistaken replay harmless: an older row never replaces a newer one.
-        action = sql.SQL("UPDATE SET {assignments} WHERE old.{order} <= excluded.{order}").format(
-            assignments=sql.SQL(", ").join(
-                sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column)) for column in names if column not in keys
-            ),
-            order=sql.Identifier(order),
-        )
-    copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)")
-    return _Statements(
-        names=names,
-        types=tuple(_POSTGRES_TYPES[type(column.type)] for column in table.columns),
-        stage=sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DELETE ROWS").format(staged, target),
-        copy_staged=copy.format(staged, columns),
-        merge=sql.SQL("INSERT INTO {} AS old ({}) SELECT {} FROM {} ON CONFLICT ({}) DO {}").format(
-            target, columns, columns, staged, sql.SQL(", ").join(map(sql.Identifier, keys)), action
-        ),
-        copy=copy.format(target, columns),
-    )
+def _columns(table: str) -> Sequence[tuple[str, str, Callable[[Iterable[Any]], str]]]:
+    """Return each column's name, its type in Postgres, and what makes an array's text of its values."""
+    return [(column.name, *_ARRAYS[type(column.type)]) for column in TABLES[table].columns if column.name != "gap_id"]
 
 
-class Writer:
-    """Writes on one connection. The staging tables live as long as it does; after a failure take another."""
+def _numbers(values: Iterable[float | None]) -> str:
+    return f"{{{','.join(['NULL' if value is None else repr(value) for value in values])}}}"
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._staged: set[str] = set()
 
-    def write(self, stream: str, state: FleetState, changes: Changes) -> None:
-        """Write the rows that ``changes`` names, as ``state`` has them, within the connection's transaction.
+def _booleans(values: Iterable[bool | None]) -> str:
+    return f"{{{','.join(['NULL' if value is None else 't' if value else 'f' for value in values])}}}"
 
-        The transaction must have begun by a statement of SQLAlchemy's, or the driver would commit these by themselves.
-        """
-        if stream == TELEMETRY:
-            self._write_telemetry(state, changes)
-        elif stream == FLEET:
-            self._write_fleet(state, changes)
-        elif stream == DEAD:
-            letters = [state.dead_letters[key] for key in changes.dead_letters]
-            self._merge("dead_letters", [rows.dead_letter_row(letter) for letter in letters])
 
-    def _write_telemetry(self, state: FleetState, changes: Changes) -> None:
-        readings = [rows.reading_row(record) for record in changes.readings]
-        last = {(row["node_id"], row["device_id"]): row for row in readings}
-        self._append("device_history", readings)
-        self._merge("device_states", list(last.values()))
-        self._merge("node_heard", [rows.heard_row(state.node_heard[node]) for node in changes.node_heard])
-        self._merge("links", [rows.link_row(state.links[link]) for link in changes.links])
+def _moments(values: Iterable[datetime | None]) -> str:
+    return f"{{{','.join(['NULL' if value is None else value.isoformat() for value in values])}}}"
 
-    def _write_fleet(self, state: FleetState, changes: Changes) -> None:
-        self._merge("nodes", [rows.node_row(state.nodes[node]) for node in changes.nodes])
-        self._merge("devices", [rows.device_row(state.devices[device]) for device in changes.devices])
-        self._merge("models", [rows.model_row(state.models[model]) for model in changes.models])
-        instances = [state.instances[instance] for instance in changes.instances]
-        self._merge("instances", [rows.instance_row(instance) for instance in instances])
-        if instances:
-            ids = [instance.instance_id for instance in instances]
-            self._driver.execute("DELETE FROM shards WHERE instance_id = ANY(%s)", [ids])
-            self._append("shards", [row for instance in instances for row in rows.shard_rows(instance)])
-        decisions = [state.decisions[command] for command in changes.decisions]
-        self._merge("decisions", [rows.decision_row(decision) for decision in decisions])
-        self._merge("refusals", [row for decision in decisions if (row := rows.refusal_row(decision))])
 
-    def _append(self, table: str, new: Sequence[Row]) -> None:
-        """Add rows that nobody else has."""
-        if new:
-            self._copy(_statements(table), _statements(table).copy, new)
+def _texts(values: Iterable[str | None]) -> str:
+    return f"{{{','.join(['NULL' if value is None else _quoted(value) for value in values])}}}"
 
-    def _merge(self, table: str, new: Sequence[Row]) -> None:
-        """Insert rows, or replace those of the same key."""
-        if not new:
-            return
-        statements = _statements(table)
-        if table not in self._staged:
-            self._driver.execute(statements.stage)
-            self._staged.add(table)
-        self._copy(statements, statements.copy_staged, new)
-        self._driver.execute(statements.merge)
 
-    def _copy(self, statements: _Statements, copy: sql.Composed, new: Sequence[Row]) -> None:
-        with self._driver.cursor() as cursor, cursor.copy(copy) as stream:
-            stream.set_types(statements.types)
-            for row in new:
-                stream.write_row([row[name] for name in statements.names])
+def _documents(values: Iterable[object]) -> str:
+    return f"{{{','.join([_quoted(json.dumps(value)) for value in values])}}}"
 
-    @property
-    def _driver(self) -> "PsycopgConnection[Any]":
-        return cast("PsycopgConnection[Any]", self._connection.connection.driver_connection)
+
+def _quoted(text: str) -> str:
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+_ARRAYS: Final[Mapping[type, tuple[str, Callable[[Iterable[Any]], str]]]] = {
+    BigInteger: ("bigint", _numbers),
+    Integer: ("integer", _numbers),
+    DOUBLE_PRECISION: ("double precision", _numbers),
+    Boolean: ("boolean", _booleans),
+    DateTime: ("timestamptz", _moments),
+    TEXT: ("text", _texts),
+    JSONB: ("jsonb", _documents),
+}
+"""Arrays as text, since their types are then always the same: the driver would choose by the values in each."""
+
+
+def _text(value: object) -> str | None:
+    """Return a single value as text, for the same reason."""
+    return value.isoformat() if isinstance(value, datetime) else None if value is None else str(value)
