@@ -116,22 +116,22 @@ class NatsBus:
     async def stream_config(self, name: str) -> Mapping[str, object] | None:
         """Return a stream's configuration, or ``None``."""
         try:
-            answer = await self._connection.api(f"STREAM.INFO.{name}")
+            answer = await self._connection.api("STREAM.INFO", name)
         except StreamMissingError:
             return None
         return cast("Mapping[str, object]", answer["config"])
 
     async def create_stream(self, config: Mapping[str, object]) -> None:
         """Create a stream; raises BusError with the server's words."""
-        await self._connection.api(f"STREAM.CREATE.{config['name']}", config)
+        await self._connection.api("STREAM.CREATE", str(config["name"]), body=config)
 
     async def update_stream(self, config: Mapping[str, object]) -> None:
         """Change a stream's configuration; raises BusError with the server's words."""
-        await self._connection.api(f"STREAM.UPDATE.{config['name']}", config)
+        await self._connection.api("STREAM.UPDATE", str(config["name"]), body=config)
 
     async def delete_stream(self, name: str) -> None:
         """Delete a stream with all it holds."""
-        await self._connection.api(f"STREAM.DELETE.{name}")
+        await self._connection.api("STREAM.DELETE", name)
 
     def _require_open(self) -> None:
         if self._connection.closed:

@@ -129,7 +129,7 @@ def _timed_out(connection: Connection, subject: str, timeout_seconds: float) -> 
 async def _require_stream(connection: Connection, subject: str) -> None:
     """Return if a stream takes ``subject``: then it is without a leader for a moment. Else raise what is missing."""
     try:
-        names = (await connection.api("STREAM.NAMES", {"subject": subject})).get("streams")
+        names = (await connection.api("STREAM.NAMES", body={"subject": subject})).get("streams")
     except NoRespondersError as error:
         raise BusUnreachableError(f"JetStream at {connection.shown_url} is away") from error
     if not names:

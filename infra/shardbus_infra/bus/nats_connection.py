@@ -27,6 +27,7 @@ _OLDEST_SERVER: Final = (2, 12)
 _NO_RESPONDERS: Final = 503
 _STREAM_NOT_FOUND: Final = 10059
 _DENIALS_REMEMBERED: Final = 1000
+_NAME: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]+")
 
 Receiver = Callable[[bytes, bytes, bytes | None], None]
 """Takes the rest of the reply subject, the payload, the header block. It must not raise, nor take long."""
@@ -317,38 +318,42 @@ class Connection:
         return answer
 
     async def api(
-        self, verb: str, body: Mapping[str, object] | None = None, *, timeout_seconds: float = 5
+        self, verb: str, *names: str, body: Mapping[str, object] | None = None, timeout_seconds: float = 5
     ) -> dict[str, Any]:
-        """Return what JetStream's API answers to ``verb``; asked again after a lost connection.
+        """Return what JetStream's API answers to ``verb`` about a stream (and a consumer of it).
 
-        Raises StreamMissingError, ApiError, DeniedError, NoRespondersError, BusUnreachableError.
+        Asked again after a lost connection. Raises StreamMissingError, ApiError, DeniedError, NoRespondersError,
+        BusUnreachableError.
         """
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise StreamMissingError(f"{name!r} cannot be the name of a stream or consumer")
         deadline = asyncio.get_running_loop().time() + timeout_seconds
+        subject = ".".join(("$JS.API", verb, *names))
         payload = b"" if body is None else json.dumps(body).encode()
         while True:
             await self.wait_up(deadline)
             try:
-                answer = await self.request(f"$JS.API.{verb}", payload, b"", deadline=deadline)
+                answer = await self.request(subject, payload, b"", deadline=deadline)
             except ConnectionLostError:
                 continue
             except TimeoutError as error:
                 raise BusUnreachableError(
-                    f"JetStream at {self.shown_url} gave no answer to {verb} within {timeout_seconds:g} s"
+                    f"JetStream at {self.shown_url} gave no answer on {subject} within {timeout_seconds:g} s"
                 ) from error
-            return _result(json.loads(answer.payload), verb, self.shown_url)
+            return self._result(json.loads(answer.payload), subject, names)
 
-
-def _result(document: dict[str, Any], verb: str, url: str) -> dict[str, Any]:
-    error: dict[str, Any] | None = document.get("error")
-    if error is None:
-        return document
-    code = int(error.get("err_code", 0))
-    words = f"{error.get('description', 'no reason given')} (NATS error {code})"
-    if code == _STREAM_NOT_FOUND:
-        # STREAM.INFO.<stream>, STREAM.MSG.GET.<stream>, CONSUMER.CREATE.<stream>.<consumer>
-        tokens = verb.split(".")
-        raise StreamMissingError(f"{words}: {tokens[3 if tokens[1] == 'MSG' else 2]} is not on {url}")
-    raise ApiError(f"{words}, asked for {verb} at {url}", code)
+    def _result(self, document: dict[str, Any], subject: str, names: tuple[str, ...]) -> dict[str, Any]:
+        error: dict[str, Any] | None = document.get("error")
+        if error is None:
+            return document
+        code = int(error.get("err_code", 0))
+        words = f"{error.get('description', 'no reason given')} (NATS error {code})"
+        if code == _STREAM_NOT_FOUND and names:
+            raise StreamMissingError(
+                f"{words}: there is no stream {names[0]} at {self.shown_url}. `shardbus up` sets the streams up"
+            )
+        raise ApiError(f"{words}, asked on {subject} at {self.shown_url}", code)
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:

@@ -36,10 +36,10 @@ async def follow(
                 yield batch
                 heard = loop.time()
                 continue
-            if follower.puller.failure is not None:
-                raise follower.puller.failure
             if connection.closed:
                 return
+            if follower.puller.failure is not None:
+                raise follower.puller.failure
             remaining = None if idle_seconds is None else heard + idle_seconds - loop.time()
             if remaining is not None and remaining <= 0:
                 yield []
@@ -121,8 +121,10 @@ class _Follower:
         name = f"follow-{self._connection.client.new_inbox().rpartition('.')[2]}"
         filters = {"filter_subjects": list(self._subjects)} if self._subjects else {}
         await self._connection.api(
-            f"CONSUMER.CREATE.{self._stream}.{name}",
-            {
+            "CONSUMER.CREATE",
+            self._stream,
+            name,
+            body={
                 "stream_name": self._stream,
                 "action": "create",
                 "config": {

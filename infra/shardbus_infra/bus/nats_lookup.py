@@ -15,7 +15,7 @@ async def find(connection: Connection, stream: str, which: Mapping[str, object])
     """Return the message that ``which`` names in JetStream's words, or ``None``; raises as ``Connection.api``."""
     try:
         # Asked of the stream's leader. A direct get may be answered by a replica that is a little behind.
-        answer = await connection.api(f"STREAM.MSG.GET.{stream}", which)
+        answer = await connection.api("STREAM.MSG.GET", stream, body=which)
     except ApiError as error:
         if error.code == _MESSAGE_NOT_FOUND:
             return None
@@ -33,7 +33,7 @@ async def find(connection: Connection, stream: str, which: Mapping[str, object])
 
 async def information(connection: Connection, stream: str) -> StreamInfo:
     """Return a stream's identity and extent; raises StreamMissingError and as ``Connection.api``."""
-    answer = await connection.api(f"STREAM.INFO.{stream}")
+    answer = await connection.api("STREAM.INFO", stream)
     state = cast("dict[str, Any]", answer["state"])
     return StreamInfo(
         name=stream,

@@ -96,7 +96,7 @@ class Puller:
         keep_arrived: bool = False,
     ) -> None:
         self.session: Session | None = None
-        self.failure: BusError | None = None
+        self.failure: BaseException | None = None
         self._connection = connection
         self._stream = stream
         self._create = create
@@ -109,6 +109,7 @@ class Puller:
         self._loop = asyncio.get_running_loop()
         self._last_good = self._loop.time()
         self._task = self._loop.create_task(self._keep_going())
+        self._task.add_done_callback(self._on_end)
         connection.watchers.add(self._wake)
 
     async def close(self) -> Session | None:
@@ -167,6 +168,12 @@ class Puller:
         if self.session is not None and self.session.broken is not None:
             self._keeper.ring()
 
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        """Hand an error that nobody foresaw to the reader; he must not wait for ever."""
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = task.exception()
+        self._wake()
+
     async def _keep_going(self) -> None:
         pause = 0.05
         while not self._connection.closed:
@@ -175,7 +182,6 @@ class Puller:
             except BusError as error:
                 if not self._may_pass(error):
                     self.failure = error
-                    self._wake()
                     return
                 _log.info("stream %s: %s; trying again", self._stream, error)
                 await asyncio.sleep(pause)
@@ -185,7 +191,6 @@ class Puller:
             reason = await self._until_broken()
             if not self._connection.closed:
                 _log.info("stream %s: a new consumer, because %s", self._stream, reason)
-        self._wake()
 
     def _may_pass(self, error: BusError) -> bool:
         """Return whether trying again may help."""

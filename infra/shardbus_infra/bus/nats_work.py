@@ -37,10 +37,10 @@ async def work(
             if item is not None:
                 yield item
                 continue
-            if worker.puller.failure is not None:
-                raise worker.puller.failure
             if connection.closed:
                 return
+            if worker.puller.failure is not None:
+                raise worker.puller.failure
             await worker.puller.changed(worker.next_expiry())
     finally:
         await worker.close()
@@ -96,8 +96,10 @@ class _Worker:
 
     async def _create(self) -> str:
         await self.connection.api(
-            f"CONSUMER.CREATE.{self._stream}.{self._durable}",
-            {
+            "CONSUMER.CREATE",
+            self._stream,
+            self._durable,
+            body={
                 "stream_name": self._stream,
                 "config": {
                     "name": self._durable,

@@ -409,6 +409,29 @@ def test_a_missing_stream_cannot_be_followed(run: RunScenario) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "*", "x\r\nPUB a 0"])
+def test_what_cannot_be_a_stream_is_a_missing_one(run: RunScenario, name: str) -> None:
+    async def scenario(open_bus: OpenBus) -> None:
+        bus = await open_bus()
+        for asked in (bus.info(name), bus.get(name, 1), bus.last(name, ">"), anext(bus.follow(name))):
+            with pytest.raises(StreamMissingError):
+                await asked
+        assert (await bus.append(node())).sequence == 1
+
+    run(scenario)
+
+
+def test_large_messages_are_followed_in_order(run: RunScenario) -> None:
+    async def scenario(open_bus: OpenBus) -> None:
+        bus = await open_bus()
+        messages = [Outgoing("shardbus.v1.telemetry.n", b"%d" % i + bytes(900_000)) for i in range(60)]
+        await bus.append_many(messages)
+        found = await collect(bus.follow(TELEMETRY), 60)
+        assert [s.payload for s in found] == [m.payload for m in messages]
+
+    run(scenario)
+
+
 def test_a_stream_made_anew_is_not_followed_as_if_it_were_the_same(run: RunScenario) -> None:
     async def scenario(open_bus: OpenBus) -> None:
         bus, other = await open_bus(), await open_bus()
