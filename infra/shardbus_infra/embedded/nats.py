@@ -10,12 +10,14 @@ import socket
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from shardbus_infra.embedded.folder import DataFolder
-from shardbus_infra.embedded.ports import HOST, free_port, is_free, refuse_used
+from shardbus_infra.embedded.ports import HOST, refuse_used
 from shardbus_infra.embedded.process import ServerProcess, stop_orphan
+from shardbus_infra.embedded.server import EmbeddedServer
 from shardbus_infra.errors import EmbeddedServerError
 
 OLDEST_VERSION = (2, 12)
@@ -25,8 +27,7 @@ MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 10 * 1024**3
 MAX_MEMORY_BYTES = 256 * 1024**2
 STOP = ((signal.SIGTERM, 10.0),)
-ATTEMPTS = 5
-"""How often another free port is tried if somebody takes the one just found."""
+WHAT = "the embedded NATS server"
 
 CONFIGURATION = """\
 # Written by shardbus at every start.
@@ -47,7 +48,7 @@ jetstream {{
 """
 
 
-class EmbeddedNats:
+class EmbeddedNats(EmbeddedServer):
     """A NATS server on ``data_dir``; a context manager.
 
     ``port`` 0 takes a free one, the same at every start of this object. What a server left behind by a killed owner
@@ -64,36 +65,17 @@ class EmbeddedNats:
         monitoring_port: int | None = None,
         start_timeout_seconds: float = 60,
     ) -> None:
-        self._folder = DataFolder(Path(data_dir), kind="nats")
-        self._asked_port = port
-        self._port = port
+        super().__init__(DataFolder(Path(data_dir), kind="nats"), what=WHAT, port=port, stop=STOP)
         self._max_file_bytes = max_file_bytes
         self._monitoring_port = monitoring_port
         self._start_timeout_seconds = start_timeout_seconds
-        self._process: ServerProcess | None = None
 
     @property
     def url(self) -> str:
         """The address to connect to; raises EmbeddedServerError before the first start."""
         return f"nats://{HOST}:{self.port}"
 
-    @property
-    def port(self) -> int:
-        """The port; raises EmbeddedServerError before the first start."""
-        if not self._port:
-            raise EmbeddedServerError("the embedded NATS server has no port before its first start")
-        return self._port
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process while it runs."""
-        return self._process.pid if self._process and self._process.alive else None
-
-    @property
-    def data_dir(self) -> Path:
-        """The folder with its data, its configuration and its log."""
-        return self._folder.path
-
+    @override
     def start(self) -> Self:
         """Start the server and return when JetStream answers."""
         if self.pid:
@@ -103,35 +85,11 @@ class EmbeddedNats:
         self._folder.open()
         try:
             self._stop_orphan(binary)
-            self._start(binary)
+            self._start_on_a_port(lambda: self._start_on_port(binary))
         except BaseException:
             self._folder.close()
             raise
         return self
-
-    def stop(self) -> None:
-        """Stop the server: politely, then by force. Idempotent."""
-        if self._process:
-            self._process.stop(STOP)
-            self._folder.server_pid = None
-            self._process = None
-        self._folder.close()
-
-    def kill(self) -> None:
-        """Kill the server as ``kill -9`` does; ``start`` brings it back on the same port and data."""
-        if self._process:
-            self._process.kill()
-        self.stop()
-
-    def __enter__(self) -> Self:
-        """Start it."""
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     @property
     def _name(self) -> str:
@@ -147,27 +105,12 @@ class EmbeddedNats:
             stop_orphan(pid, marks=(binary.name, str(self._configuration_file)), polite=signal.SIGTERM)
             self._folder.server_pid = None
 
-    def _start(self, binary: Path) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            if self._asked_port or (self._port and attempt == 1):
-                refuse_used(self._port, what="the embedded NATS server")
-            else:
-                self._port = free_port()
-            try:
-                self._start_on_port(binary)
-            except EmbeddedServerError:
-                # Somebody else may have taken the port between our look and the server's.
-                if self._asked_port or attempt == ATTEMPTS or is_free(self._port):
-                    raise
-            else:
-                return
-
     def _start_on_port(self, binary: Path) -> None:
         if self._monitoring_port:
-            refuse_used(self._monitoring_port, what="the monitoring page of the embedded NATS server")
+            refuse_used(self._monitoring_port, what=f"the monitoring page of {WHAT}")
         self._configuration_file.write_text(self._configuration())
         process = ServerProcess.start(
-            "the embedded NATS server",
+            WHAT,
             [str(binary), "-c", str(self._configuration_file)],
             log=self._folder.path / "server.log",
             death_signal=signal.SIGTERM,

@@ -10,13 +10,15 @@ import socket
 import struct
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from shardbus_infra.embedded.folder import DataFolder, closed_parent
-from shardbus_infra.embedded.ports import HOST, free_port, is_free, refuse_used
+from shardbus_infra.embedded.ports import HOST, refuse_used
 from shardbus_infra.embedded.postgres_install import PostgresInstall, find_install
 from shardbus_infra.embedded.process import Account, ServerProcess, launch_command, stop_left_behind, stop_orphan
+from shardbus_infra.embedded.server import EmbeddedServer
 from shardbus_infra.errors import DataFolderError, EmbeddedServerError
 
 USER = "shardbus"
@@ -27,8 +29,7 @@ UNPRIVILEGED = "nobody"
 STOP = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 """Postgres' fast shutdown (sessions are cut, a checkpoint is written), then its immediate one."""
 
-ATTEMPTS = 5
-"""How often another free port is tried if somebody takes the one just found."""
+WHAT = "the embedded Postgres"
 
 SETTINGS = {
     "listen_addresses": HOST,
@@ -51,7 +52,7 @@ SETTINGS = {
 SETTINGS_SINCE_18 = {"io_method": "sync"}  # the new default keeps three more processes
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """A Postgres server on ``data_dir``; a context manager.
 
     ``port`` 0 takes a free one, the same at every start of this object. What a server left behind by a killed owner
@@ -61,11 +62,9 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path, *, port: int = 0, start_timeout_seconds: float = 60) -> None:
-        self._folder = DataFolder(Path(data_dir), kind="postgres", mode=0o711 if os.geteuid() == 0 else 0o700)
-        self._asked_port = port
-        self._port = port
+        folder = DataFolder(Path(data_dir), kind="postgres", mode=0o711 if os.geteuid() == 0 else 0o700)
+        super().__init__(folder, what=WHAT, port=port, stop=STOP)
         self._start_timeout_seconds = start_timeout_seconds
-        self._process: ServerProcess | None = None
         self._password = ""
 
     @property
@@ -75,21 +74,7 @@ class EmbeddedPostgres:
             raise EmbeddedServerError("the embedded Postgres has no address before its first start")
         return f"postgresql+psycopg://{USER}:{self._password}@{HOST}:{self._port}/{DATABASE}"
 
-    @property
-    def port(self) -> int:
-        """The port; 0 before the first start if none was asked for."""
-        return self._port
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process while it runs."""
-        return self._process.pid if self._process and self._process.alive else None
-
-    @property
-    def data_dir(self) -> Path:
-        """The folder with the database cluster, the password and the log."""
-        return self._folder.path
-
+    @override
     def start(self) -> Self:
         """Start the server, made anew where the folder is empty, and return when it lets clients in."""
         if self.pid:
@@ -103,14 +88,14 @@ class EmbeddedPostgres:
         try:
             self._stop_orphan()
             if self._asked_port:
-                refuse_used(self._port, what="the embedded Postgres")
+                refuse_used(self._port, what=WHAT)
             if account and not install.reachable_by(account):
                 install = install.copied_to(self._folder.path / "install")
             if not self._cluster.exists():
                 self._initialise(install, account)
             self._refuse_other_version(install)
             self._password = self._password_file.read_text().strip()
-            self._start(install, account)
+            self._start_on_a_port(lambda: self._start_on_port(install, account))
         except OSError as error:
             self._folder.close()
             raise DataFolderError(
@@ -120,30 +105,6 @@ class EmbeddedPostgres:
             self._folder.close()
             raise
         return self
-
-    def stop(self) -> None:
-        """Stop the server: politely, then by force. Idempotent."""
-        if self._process:
-            self._process.stop(STOP)
-            self._folder.server_pid = None
-            self._process = None
-        self._folder.close()
-
-    def kill(self) -> None:
-        """Kill the server as ``kill -9`` does; ``start`` brings it back on the same port and data."""
-        if self._process:
-            self._process.kill()
-        self.stop()
-
-    def __enter__(self) -> Self:
-        """Start it."""
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop it."""
-        self.stop()
 
     @property
     def _cluster(self) -> Path:
@@ -252,26 +213,11 @@ class EmbeddedPostgres:
                 f"can not make a database in {self._folder.path}: {words[0]} failed.\n{answer.stderr.strip()}"
             )
 
-    def _start(self, install: PostgresInstall, account: Account | None) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            if self._asked_port or (self._port and attempt == 1):
-                refuse_used(self._port, what="the embedded Postgres")
-            else:
-                self._port = free_port()
-            try:
-                self._start_on_port(install, account)
-            except EmbeddedServerError:
-                # Somebody else may have taken the port between our look and the server's.
-                if self._asked_port or attempt == ATTEMPTS or is_free(self._port):
-                    raise
-            else:
-                return
-
     def _start_on_port(self, install: PostgresInstall, account: Account | None) -> None:
         settings = {**SETTINGS, "port": str(self._port)} | (SETTINGS_SINCE_18 if install.major >= 18 else {})  # noqa: PLR2004
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         process = ServerProcess.start(
-            "the embedded Postgres",
+            WHAT,
             [str(install.bin / "postgres"), "-D", str(self._cluster), *options],
             log=self._log,
             death_signal=signal.SIGINT,

@@ -29,6 +29,10 @@ class Account:
     gid: int
 
 
+StopSignals = Sequence[tuple[signal.Signals, float]]
+"""Signals to send one after another, each with the seconds it has to work."""
+
+
 class ServerProcess:
     """A running child. Made by ``ServerProcess.start``."""
 
@@ -103,7 +107,7 @@ class ServerProcess:
                 )
             time.sleep(0.01)
 
-    def stop(self, signals: Sequence[tuple[signal.Signals, float]]) -> None:
+    def stop(self, signals: StopSignals) -> None:
         """Send each signal and wait its seconds, until the child is gone; then kill it. Idempotent."""
         for number, seconds in signals:
             if not self._send(number):
