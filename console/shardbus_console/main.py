@@ -31,7 +31,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a terminal that has no µ still gets its table
     try:
         try:
-            app()
+            app(prog_name="shardbus")
         finally:
             sys.stdout.flush()  # here, so that a reader who went away is met here and not at the interpreter's end
         code = Exit.DONE

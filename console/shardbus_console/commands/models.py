@@ -69,7 +69,10 @@ def add(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Compute a model's profile from its own files, offline, and register it on the bus."""
+    """Register a model by its own files.
+
+    Its profile is computed from them, offline.
+    """
     with needs("placer"):
         from shardbus_placer.models.importer import import_model
     profile = import_model(path, model_id=model_id)

@@ -50,7 +50,12 @@ def plan(
 
 
 def _fleet(file: Path) -> Fleet:
-    return parse_fleet(sys.stdin.read(), name="standard input") if str(file) == "-" else read_fleet(file)
+    if str(file) != "-":
+        return read_fleet(file)
+    try:
+        return parse_fleet(sys.stdin.buffer.read().decode("utf-8-sig"), name="standard input")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"standard input: not UTF-8: byte {error.start}") from error
 
 
 def _profile(request: PlacementRequest) -> ModelProfile:

@@ -1,0 +1,171 @@
+"""What a person's mistakes look like. Each command runs in this process; a process of its own has the same ``main``."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from shardbus_console.main import main
+from support.command_line import NOBODY_LISTENS
+
+FLEET = Path(__file__).parents[3] / "examples" / "attic.json"
+MODEL = "llama-3.1-8b"
+
+
+class Ended(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command with only the settings it is given, in an empty folder unless told otherwise."""
+
+    def run_one(*arguments: str | Path, cwd: Path = tmp_path, **variables: str) -> Ended:
+        for name in [name for name in os.environ if name.startswith("SHARDBUS_")]:
+            monkeypatch.delenv(name)
+        for name, value in (NOBODY_LISTENS | variables).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["shardbus", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), told.out, told.err)
+
+    return run_one
+
+
+NODE = "nodes:\n- node_id: attic\n  devices:\n  - {device_id: 'cuda:0', name: NVIDIA GeForce RTX 3090}\n"
+BAD_FLEETS = {
+    "typo.yaml": (NODE + "  lables: {site: home}\n", ["typo.yaml:5:", "nodes[0].lables", "did you mean 'labels'"]),
+    "twice.yaml": (NODE + "- node_id: attic\n", ["twice.yaml:5:", "'attic' appears twice"]),
+    "device_twice.yaml": (
+        NODE + "  - {device_id: 'cuda:0', name: NVIDIA GeForce RTX 4090}\n",
+        ["device_twice.yaml:5:", "cuda:0", "twice"],
+    ),
+    "nowhere.yaml": (
+        NODE + "links:\n- {from: attic, to: cellar, bandwidth_bytes_per_second: 1e9, latency_seconds: 0.001}\n",
+        ["nowhere.yaml:6:", "'cellar'", "not in nodes"],
+    ),
+    "syntax.yaml": ("nodes: [\n- a: b: c\n", ["syntax.yaml:2:"]),
+    "syntax.json": ('{"nodes": [}', ["syntax.json:1:", "not JSON"]),
+    "binary.yaml": (b"\x00\xff\xfe\x01", ["binary.yaml:1:", "not UTF-8"]),
+    "empty.yaml": ("", ["empty.yaml", "empty"]),
+    "list.yaml": ("- 1\n- 2\n", ["list.yaml", "a list"]),
+    "overfull.yaml": (
+        "nodes:\n- node_id: a\n  devices:\n  - {device_id: x, memory_total_bytes: 5, memory_used_bytes: 6}\n",
+        ["overfull.yaml:4:", "memory_used_bytes 6 is more than memory_total_bytes 5"],
+    ),
+}
+
+
+def assert_a_persons_mistake(done: Ended, *said: str, code: int = 2) -> None:
+    """The exit code is ``code``, stdout is empty, and stderr says what is wrong, without a traceback."""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    for text in said:
+        assert text in done.stderr
+    assert len(done.stderr.splitlines()) < 12
+
+
+@pytest.mark.parametrize("name", BAD_FLEETS)
+def test_a_bad_fleet_file_is_said_with_its_place(run: Run, name: str, tmp_path: Path) -> None:
+    content, said = BAD_FLEETS[name]
+    file = tmp_path / name
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    assert_a_persons_mistake(run("plan", "--fleet", file, MODEL), *said)
+
+
+@pytest.mark.parametrize("command", ["agent", "up"])
+def test_a_bad_fleet_file_is_said_before_anything_starts(run: Run, command: str, tmp_path: Path) -> None:
+    content, said = BAD_FLEETS["typo.yaml"]
+    file = tmp_path / "typo.yaml"
+    file.write_bytes(str(content).encode())
+    data = tmp_path / "data"
+    assert_a_persons_mistake(run(command, "--simulate", file, SHARDBUS_DATA_DIR=str(data)), *said)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("palce", MODEL), ("No such command",)),
+        (("plan", MODEL), ("--fleet",)),
+        (("plan", "--fleet", FLEET), ("name a model",)),
+        (("plan", "--fleet", "/nonexistent/fleet.yaml", MODEL), ("/nonexistent/fleet.yaml: no such file",)),
+        (("plan", "--fleet", "/", MODEL), ("a directory",)),
+        (("plan", "--fleet", FLEET, "llama-3.1-8bb"), ("did you mean 'llama-3.1-8b'", "shardbus models")),
+        (("plan", "--fleet", FLEET, "--model", "/nonexistent/m.json"), ("/nonexistent/m.json: no such file",)),
+        (("plan", "--fleet", FLEET, MODEL, "--pin", "attic/cuda:0"), ("--pin attic/cuda:0: write DEVICE=LAYERS",)),
+        (("plan", "--fleet", FLEET, MODEL, "--pin", "attic/cuda:0=-1"), ("write DEVICE=LAYERS",)),
+        (("plan", "--fleet", FLEET, MODEL, "--pin", "a/b=1", "--pin", "a/b=2"), ("a/b is pinned twice",)),
+        (("plan", "--fleet", FLEET, MODEL, "--context-tokens", "-1"), ("context_tokens", "not -1")),
+        (("plan", "--fleet", FLEET, MODEL, "--min-nodes", "3", "--max-nodes", "2"), ("max_nodes 2 is less",)),
+        (("plan", "--fleet", FLEET, MODEL, "--objective", "beauty"), ("--objective", "'beauty'")),
+        (("place",), ("name a model",)),
+        (("model", "show", "llama-3.1-8bb"), ("did you mean 'llama-3.1-8b'",)),
+        (("model", "add", "/nonexistent/model", "--dry-run"), ("/nonexistent/model: no such file",)),
+        (("events", "--stream", "commands"), ("--stream",)),
+        (("events", "--from", "0"), ("--from",)),
+        (("up", "--nats-port", "70000"), ("--nats-port", "65535")),
+        (("agent", "--node-id", "a/b"), ("a node id is text",)),
+        (("devices", "--postgres-url", "mysql://x"), ("postgresql://",)),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_a_sentence(
+    run: Run, arguments: tuple[str | Path, ...], said: tuple[str, ...]
+) -> None:
+    assert_a_persons_mistake(run(*arguments), *said)
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "said"),
+    [
+        ("devices", {"SHARDBUS_LOG_LEVEL": "loud"}, ["environment variable SHARDBUS_LOG_LEVEL", "'loud'"]),
+        ("agent", {"SHARDBUS_HEARTBEAT_SECONDS": "soon"}, ["environment variable SHARDBUS_HEARTBEAT_SECONDS"]),
+        ("agent", {"SHARDBUS_LABELS": "site=home"}, ["labels"]),
+        ("devices", {"SHARDBUS_CONFIG": "/nonexistent/shardbus.toml"}, ["/nonexistent/shardbus.toml", "no such file"]),
+    ],
+)
+def test_a_bad_variable_is_said_by_its_name(run: Run, command: str, variables: dict[str, str], said: list[str]) -> None:
+    assert_a_persons_mistake(run(command, **variables), *said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"nats_ur = 'nats://x'\n", ["nats_ur", "did you mean nats_url?"]),
+        (b"log_level = loud\n", ["is not TOML", "line 1"]),
+        (b"\xff\xfe\x00", ["is not TOML"]),
+        (b"prometheus_port = 0\n", ["prometheus_port"]),
+    ],
+)
+def test_a_bad_settings_file_is_said_with_its_place(run: Run, content: bytes, said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "shardbus.toml").write_bytes(content)
+    assert_a_persons_mistake(run("doctor", cwd=tmp_path), "shardbus.toml", *said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "server"),
+    [
+        (("place", MODEL), "NATS"),
+        (("events",), "NATS"),
+        (("placer",), "NATS"),
+        (("devices",), "Postgres"),
+        (("instances", "--json"), "Postgres"),
+    ],
+)
+def test_a_server_that_is_not_there_is_said_with_what_to_do(run: Run, arguments: tuple[str, ...], server: str) -> None:
+    remedy = "SHARDBUS_NATS_URL" if server == "NATS" else "SHARDBUS_POSTGRES_URL"
+    assert_a_persons_mistake(run(*arguments), f"{server} at", "127.0.0.1:1", remedy, code=5)
+
+
+def test_an_access_token_is_refused_rather_than_ignored(run: Run) -> None:
+    assert_a_persons_mistake(run("place", MODEL, "--access-token", "t0ken"), "access tokens", code=3)
