@@ -6,7 +6,7 @@ groups with all their contiguous cuts, and keeps those that hold. Slow, plain, a
 
 import math
 from collections.abc import Iterator
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
 from shardbus_placer.policy import Policy
 from shardbus_schemas.devices import LinkFigures
@@ -97,7 +97,7 @@ class BruteForce:
             return False
         if not set(request.pin) <= set(devices):
             return False
-        return all(self._link(a[0], b[0]) is not None for a, b in zip(order, order[1:], strict=False))
+        return all(self._link(a[0], b[0]) is not None for a, b in pairwise(order))
 
     def _holds(self, order: tuple[Group, ...], bounds: tuple[int, ...]) -> bool:
         for index, group in enumerate(order):
@@ -185,7 +185,7 @@ class BruteForce:
         stages = [self.seconds(group, bounds[i], bounds[i + 1]) for i, group in enumerate(order)]
         size = self.model.activation_bytes_per_token * self.request.concurrency
         hops = [0.0] * len(order)
-        for i, (a, b) in enumerate(zip(order, order[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(order)):
             link = self._link(a[0], b[0])
             assert link is not None
             hops[i] = link.latency_seconds + size / link.bandwidth_bytes_per_second
