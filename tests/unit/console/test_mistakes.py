@@ -1,45 +1,13 @@
 """What a person's mistakes look like. Each command runs in this process; a process of its own has the same ``main``."""
 
-import os
-import sys
-from collections.abc import Callable
+import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from shardbus_console.main import main
-from support.command_line import NOBODY_LISTENS
+from support.command_line import shardbus_here
 
 FLEET = Path(__file__).parents[3] / "examples" / "attic.json"
 MODEL = "llama-3.1-8b"
-
-
-class Ended(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command with only the settings it is given, in an empty folder unless told otherwise."""
-
-    def run_one(*arguments: str | Path, cwd: Path = tmp_path, **variables: str) -> Ended:
-        for name in [name for name in os.environ if name.startswith("SHARDBUS_")]:
-            monkeypatch.delenv(name)
-        for name, value in (NOBODY_LISTENS | variables).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["shardbus", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), told.out, told.err)
-
-    return run_one
 
 
 NODE = "nodes:\n- node_id: attic\n  devices:\n  - {device_id: 'cuda:0', name: NVIDIA GeForce RTX 3090}\n"
@@ -66,7 +34,7 @@ BAD_FLEETS = {
 }
 
 
-def assert_a_persons_mistake(done: Ended, *said: str, code: int = 2) -> None:
+def assert_a_persons_mistake(done: subprocess.CompletedProcess[str], *said: str, code: int = 2) -> None:
     """The exit code is ``code``, stdout is empty, and stderr says what is wrong, without a traceback."""
     assert "Traceback" not in done.stderr, done.stderr
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
@@ -76,20 +44,20 @@ def assert_a_persons_mistake(done: Ended, *said: str, code: int = 2) -> None:
 
 
 @pytest.mark.parametrize("name", BAD_FLEETS)
-def test_a_bad_fleet_file_is_said_with_its_place(run: Run, name: str, tmp_path: Path) -> None:
+def test_a_bad_fleet_file_is_said_with_its_place(name: str, tmp_path: Path) -> None:
     content, said = BAD_FLEETS[name]
     file = tmp_path / name
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert_a_persons_mistake(run("plan", "--fleet", file, MODEL), *said)
+    assert_a_persons_mistake(shardbus_here("plan", "--fleet", file, MODEL), *said)
 
 
 @pytest.mark.parametrize("command", ["agent", "up"])
-def test_a_bad_fleet_file_is_said_before_anything_starts(run: Run, command: str, tmp_path: Path) -> None:
+def test_a_bad_fleet_file_is_said_before_anything_starts(command: str, tmp_path: Path) -> None:
     content, said = BAD_FLEETS["typo.yaml"]
     file = tmp_path / "typo.yaml"
     file.write_bytes(str(content).encode())
     data = tmp_path / "data"
-    assert_a_persons_mistake(run(command, "--simulate", file, SHARDBUS_DATA_DIR=str(data)), *said)
+    assert_a_persons_mistake(shardbus_here(command, "--simulate", file, SHARDBUS_DATA_DIR=str(data)), *said)
     assert not data.exists()
 
 
@@ -119,10 +87,8 @@ def test_a_bad_fleet_file_is_said_before_anything_starts(run: Run, command: str,
         (("devices", "--postgres-url", "mysql://x"), ("postgresql://",)),
     ],
 )
-def test_a_mistake_on_the_command_line_is_a_sentence(
-    run: Run, arguments: tuple[str | Path, ...], said: tuple[str, ...]
-) -> None:
-    assert_a_persons_mistake(run(*arguments), *said)
+def test_a_mistake_on_the_command_line_is_a_sentence(arguments: tuple[str | Path, ...], said: tuple[str, ...]) -> None:
+    assert_a_persons_mistake(shardbus_here(*arguments), *said)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +100,8 @@ def test_a_mistake_on_the_command_line_is_a_sentence(
         ("devices", {"SHARDBUS_CONFIG": "/nonexistent/shardbus.toml"}, ["/nonexistent/shardbus.toml", "no such file"]),
     ],
 )
-def test_a_bad_variable_is_said_by_its_name(run: Run, command: str, variables: dict[str, str], said: list[str]) -> None:
-    assert_a_persons_mistake(run(command, **variables), *said)
+def test_a_bad_variable_is_said_by_its_name(command: str, variables: dict[str, str], said: list[str]) -> None:
+    assert_a_persons_mistake(shardbus_here(command, **variables), *said)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +113,12 @@ def test_a_bad_variable_is_said_by_its_name(run: Run, command: str, variables: d
         (b"prometheus_port = 0\n", ["prometheus_port"]),
     ],
 )
-def test_a_bad_settings_file_is_said_with_its_place(run: Run, content: bytes, said: list[str], tmp_path: Path) -> None:
+def test_a_bad_settings_file_is_said_with_its_place(
+    content: bytes, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "shardbus.toml").write_bytes(content)
-    assert_a_persons_mistake(run("doctor", cwd=tmp_path), "shardbus.toml", *said)
+    monkeypatch.chdir(tmp_path)
+    assert_a_persons_mistake(shardbus_here("doctor"), "shardbus.toml", *said)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +131,10 @@ def test_a_bad_settings_file_is_said_with_its_place(run: Run, content: bytes, sa
         (("instances", "--json"), "Postgres"),
     ],
 )
-def test_a_server_that_is_not_there_is_said_with_what_to_do(run: Run, arguments: tuple[str, ...], server: str) -> None:
+def test_a_server_that_is_not_there_is_said_with_what_to_do(arguments: tuple[str, ...], server: str) -> None:
     remedy = "SHARDBUS_NATS_URL" if server == "NATS" else "SHARDBUS_POSTGRES_URL"
-    assert_a_persons_mistake(run(*arguments), f"{server} at", "127.0.0.1:1", remedy, code=5)
+    assert_a_persons_mistake(shardbus_here(*arguments), f"{server} at", "127.0.0.1:1", remedy, code=5)
 
 
-def test_an_access_token_is_refused_rather_than_ignored(run: Run) -> None:
-    assert_a_persons_mistake(run("place", MODEL, "--access-token", "t0ken"), "access tokens", code=3)
+def test_an_access_token_is_refused_rather_than_ignored() -> None:
+    assert_a_persons_mistake(shardbus_here("place", MODEL, "--access-token", "t0ken"), "access tokens", code=3)
