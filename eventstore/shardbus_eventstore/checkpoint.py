@@ -86,6 +86,14 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
     return Checkpoint(info.name, row.stream_created, row.sequence, row.sequence_recorded_at, row.epoch)
 
 
+def lost_its_tail(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> bool:
+    """Return whether ``info`` is the checkpoint's own stream, shortened: it forgot its newest messages in a crash."""
+    if info.created != checkpoint.stream_created:
+        return False
+    replaced = held and checkpoint.sequence_recorded_at and held.recorded_at != checkpoint.sequence_recorded_at
+    return info.last_sequence < checkpoint.sequence or bool(replaced)
+
+
 def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> None:
     """Raise HistoryDivergedError unless ``info`` is the stream that the checkpoint is a position of.
 

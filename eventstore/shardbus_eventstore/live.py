@@ -5,11 +5,11 @@ import contextlib
 import logging
 from collections import Counter
 
-from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, StreamInfo
+from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, StreamInfo, StreamShortenedError
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 from shardbus_eventstore.intake import Taken, advance, take
-from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.state import FleetState, without_telemetry
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,10 @@ class LiveState:
         return self._state
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow until ``stop`` is set. Raises BusError (StreamMissingError, StreamReplacedError)."""
+        """Follow until ``stop`` is set. Raises BusError (StreamMissingError, StreamReplacedError).
+
+        A shortened ``TELEMETRY`` is no error: what it lost was advisory, and what it holds is folded anew.
+        """
         tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._follow(stream)) for stream in STREAMS]
         tasks.append(asyncio.create_task(stop.wait()))
         try:
@@ -69,6 +72,17 @@ class LiveState:
             ) from error
 
     async def _follow(self, stream: str) -> None:
+        while True:
+            try:
+                await self._follow_as_it_is(stream)
+            except StreamShortenedError as error:
+                if stream != TELEMETRY:
+                    raise
+                # A crash took readings that were acknowledged before the disk had them: start from what is left.
+                log.warning("%s; folding it anew", error)
+                self._state = without_telemetry(self._state)
+
+    async def _follow_as_it_is(self, stream: str) -> None:
         with contextlib.suppress(BusUnreachableError):  # following heals itself, and looks again
             info = await self._bus.info(stream)
             if info.messages == 0:

@@ -105,6 +105,30 @@ class Projection:
             )
         self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at)
 
+    def start_over(self, info: StreamInfo) -> None:
+        """Forget what was made of a stream that lost its newest messages, as far as it is not what it holds still.
+
+        Past readings from before its first message stay: nothing else remembers them. The loss is noted as
+        a gap, as far as it can be told: some of its sequences may have been given again.
+        """
+        first, before = max(1, info.first_sequence), self.checkpoint
+        moved = self.connection.scalar(
+            _START_OVER,
+            {
+                "first": first,
+                "now": datetime.now(UTC),
+                "stream": self.stream,
+                "version": VERSION,
+                "epoch": before.epoch,
+                "lost_from": min(info.last_sequence + 1, before.sequence),
+                "lost_to": before.sequence,
+            },
+        )
+        if moved != 1:
+            raise ProjectorFencedError(f"another projector took over {self.stream} after {before.sequence}")
+        self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None)
+        self.state = FleetState()
+
     def prune(self, before: datetime) -> int:
         """Delete past readings from before a moment, a bounded number at once; return how many."""
         if self.stream != TELEMETRY:
@@ -112,6 +136,25 @@ class Projection:
         return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
 
 
+_START_OVER = text(
+    """
+    WITH moved AS (
+        UPDATE checkpoints
+        SET sequence = :first - 1, sequence_recorded_at = NULL, folded = 0, ignored = 0, rejected = 0, skipped = 0,
+            updated_at = :now
+        WHERE projection = :stream AND version = :version AND epoch = :epoch
+        RETURNING projection
+    ), noted AS (
+        INSERT INTO gaps (projection, stream, from_sequence, to_sequence, noticed_at)
+        SELECT projection, :stream, :lost_from, :lost_to, :now FROM moved
+    ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved)
+    ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved)
+    ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved)
+    ), forgotten_history AS (DELETE FROM device_history WHERE sequence >= :first AND EXISTS (SELECT FROM moved))
+    SELECT count(*) FROM moved
+    """
+)
+"""One statement, so that all of it happens or nothing."""
 _PRUNE = text(
     "DELETE FROM device_history WHERE ctid = ANY (ARRAY("
     "SELECT ctid FROM device_history WHERE recorded_at < :before LIMIT :limit))"

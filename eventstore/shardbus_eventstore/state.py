@@ -5,7 +5,7 @@ state exactly, in whatever order the streams were read. Published states never c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -205,3 +205,15 @@ class FleetState:
     """Stream to the last sequence folded."""
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
     """Stream to how many of its messages changed nothing: repeated, or about something unknown."""
+
+
+def without_telemetry(state: FleetState) -> FleetState:
+    """Return ``state`` as if nothing of ``TELEMETRY`` had been folded yet."""
+    return replace(
+        state,
+        device_states={},
+        node_heard={},
+        links={},
+        positions={stream: at for stream, at in state.positions.items() if stream != "TELEMETRY"},
+        ignored={stream: count for stream, count in state.ignored.items() if stream != "TELEMETRY"},
+    )
