@@ -1,4 +1,4 @@
-"""A bound on the slowest stage by counting: how many layers all units together can take within a time."""
+"""Bounds by counting, for whatever plan: no solver is asked, and they are there at once."""
 
 import math
 
@@ -8,6 +8,36 @@ NARROW = 1e-11
 """Relative width at which the search stops."""
 ROUNDING = 1e-12
 """Relative slack where a quotient of floats is rounded down: the bound must never be too high."""
+
+
+def counted_bound(problem: Problem, known: float) -> float | None:
+    """Return a cost that no plan can go below, or ``None`` if counting says nothing; ``known`` is some plan's cost."""
+    if problem.objective == "throughput":
+        return slowest_stage_bound(problem, known) or None
+    most = [_most(problem, unit, math.inf) for unit in problem.units]
+    if problem.objective == "score":
+        return -_filled(problem, most, [unit.score for unit in problem.units], highest=True)
+    if any(unit.seconds_by_count is not None for unit in problem.units):
+        return None
+    if problem.even:
+        seconds = _filled(problem, most, [unit.seconds[1] for unit in problem.units], highest=False)
+    else:
+        seconds = sum(
+            min(unit.seconds[layer + 1] - unit.seconds[layer] for unit in problem.units)
+            for layer in range(problem.layers)
+        )
+    head = min(unit.head_seconds for unit in problem.units)
+    return (seconds + head) * (1 - ROUNDING)
+
+
+def _filled(problem: Problem, most: list[int], each: list[float], *, highest: bool) -> float:
+    """Return the total where every layer goes to the best unit with room, whatever else is asked."""
+    left, total = problem.layers, 0.0
+    for index in sorted(range(len(each)), key=lambda index: -each[index] if highest else each[index]):
+        count = min(left, most[index])
+        total += count * each[index]
+        left -= count
+    return total
 
 
 def slowest_stage_bound(problem: Problem, known: float) -> float:
@@ -43,12 +73,14 @@ def _layers_within(problem: Problem, hops: list[float | None], seconds: float) -
 
 
 def _most(problem: Problem, unit: Unit, seconds: float) -> int:
+    """Return how many layers the unit takes at most within its memory and a time, wherever they lie."""
     if seconds < 0:
         return 0
-    size = problem.memory.prefix[1]
-    fitting = problem.layers if size == 0 else min(problem.layers, unit.room_bytes // size)
+    fitting = problem.most_layers(unit)
     if unit.pin is not None:
         fitting = min(fitting, unit.pin)
+    if seconds == math.inf:
+        return fitting
     if unit.seconds_by_count is not None:
         return max((n for n in range(fitting + 1) if unit.seconds_by_count[n] <= seconds * (1 + ROUNDING)), default=0)
     each = unit.seconds[-1] / problem.layers

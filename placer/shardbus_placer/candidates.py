@@ -101,11 +101,12 @@ def survey(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
         if refused is not None:
             barred.append(refused)
             continue
-        usable = capacity.usable_bytes(device, request, policy)
+        free = capacity.free_bytes(device, request, policy)
+        usable = max(0, free)
         fixed = capacity.overhead_bytes(device, request, policy) + capacity.activation_bytes(model, request, policy)
-        most = max_layers(memory, usable - fixed)
-        if most == 0 and not (in_groups and usable > fixed):
-            barred.append(_no_room(key, memory, usable, fixed))
+        most = max_layers(memory, free - fixed)
+        if most == 0 and not (in_groups and free > fixed):
+            barred.append(_no_room(key, memory, free, fixed))
             continue
         factor, _ = cost.speed_factor(device, policy)
         efficiency = policy.of_backend(device.backend)
@@ -126,7 +127,7 @@ def survey(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
                 node=key.node_id,
                 device=device,
                 usable_bytes=usable,
-                room_bytes=usable - fixed,
+                room_bytes=free - fixed,
                 max_layers=most,
                 speed_factor=factor,
                 bandwidth=bandwidth,
@@ -155,14 +156,10 @@ def owners_of_shared_memory(fleet: Fleet, policy: Policy) -> dict[NodeId, Device
 def max_layers(memory: capacity.LayerMemory, room: int) -> int:
     """Return the length of the longest range of layers that fits in ``room`` bytes, its ends included."""
     prefix, layers = memory.prefix, memory.layers
-    best, start, first = 0, 0, memory.embedding
+    best, start = 0, 0
     for end in range(1, layers + 1):
-        last = memory.head if end < layers else 0
-        if end == layers:
-            last = memory.both_ends - memory.embedding if start == 0 else memory.head
-        while start < end and prefix[end] - prefix[start] + first + last * (end == layers) > room:
-            start, first = start + 1, 0
-            last = memory.head
+        while start < end and prefix[end] - prefix[start] + memory.extra(first=start == 0, last=end == layers) > room:
+            start += 1
         best = max(best, end - start)
     return best
 
@@ -213,9 +210,9 @@ def _bar_shared(key: DeviceKey, device: FleetDevice, owners: dict[NodeId, Device
     return Barred(key, "shared_memory", f"barred: its memory is that of {owner}, and is counted there")
 
 
-def _no_room(key: DeviceKey, memory: capacity.LayerMemory, usable: int, fixed: int) -> Barred:
+def _no_room(key: DeviceKey, memory: capacity.LayerMemory, free: int, fixed: int) -> Barred:
     smallest = min(memory.stage(index, index + 1) for index in range(memory.layers))
-    short = smallest + fixed - usable
+    usable, short = max(0, free), smallest + fixed - free
     why = f"barred: {usable:,} bytes are usable, but one layer and the runtime take {smallest + fixed:,}"
     return Barred(key, "no_room", why, usable_bytes=usable, short_bytes=max(0, short))
 

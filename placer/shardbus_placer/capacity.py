@@ -26,10 +26,10 @@ def used_bytes(device: FleetDevice, policy: Policy) -> int:
     return math.ceil(policy.unknown_memory_used_fraction * (device.memory_total_bytes or 0))
 
 
-def usable_bytes(device: FleetDevice, request: PlacementRequest, policy: Policy) -> int:
-    """Return what the model may take here after others' use, reservations and headroom; never negative."""
+def free_bytes(device: FleetDevice, request: PlacementRequest, policy: Policy) -> int:
+    """Return what the model may take here after others' use, reservations and headroom; may be negative."""
     taken = used_bytes(device, policy) + device.memory_reserved_bytes + headroom_bytes(device, request, policy)
-    return max(0, (device.memory_total_bytes or 0) - taken)
+    return (device.memory_total_bytes or 0) - taken
 
 
 def activation_bytes(model: ModelProfile, request: PlacementRequest, policy: Policy) -> int:

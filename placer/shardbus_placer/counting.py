@@ -46,7 +46,7 @@ def counting_program(problem: Problem, *, cutoff: float | None, floor: float, wi
     layers: list[tuple[int, ...]] = []
     spent: list[Terms] = []
     for unit, u, f, e in zip(units, used, first, last, strict=True):
-        most = _most_layers(problem, unit)
+        most = problem.most_layers(unit)
         counts = tuple(model.column(0, min(most, count), integer=len(kinds) <= MOST_KINDS) for count in of_kind)
         layers.append(counts)
         _count_rows(model, unit, counts, u)
@@ -94,16 +94,6 @@ def _time(model: LinearModel, unit: Unit, kinds: Sequence[int], counts: Sequence
     if unit.seconds_by_count is not None:
         return _time_by_count(model, unit, [(column, 1.0) for column in counts], used, most)
     return [(column, unit.seconds[kind + 1] - unit.seconds[kind]) for column, kind in zip(counts, kinds, strict=True)]
-
-
-def _most_layers(problem: Problem, unit: Unit) -> int:
-    """Return how many layers fit at most, wherever the range is and without embedding or head."""
-    prefix, best, start = problem.memory.prefix, 0, 0
-    for end in range(1, problem.layers + 1):
-        while prefix[end] - prefix[start] > unit.room_bytes:
-            start += 1
-        best = max(best, end - start)
-    return best
 
 
 def _memory_rows(

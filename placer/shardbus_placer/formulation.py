@@ -89,6 +89,8 @@ def uniform_hop(problem: Problem) -> float | None:
     """Return the time of a hop if it is the same between all pairs, inside nodes too, and all links exist."""
     alone = _alone(problem)
     hops = {seconds for a, row in enumerate(problem.hops) for b, seconds in enumerate(row) if a != b or not alone[a]}
+    if problem.objective == "score" and None not in hops:
+        return 0.0  # a score knows links, but no times
     if len(hops) > 1:
         return None
     return hops.pop() if hops else 0.0

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
-from shardbus_placer.bound import slowest_stage_bound
+from shardbus_placer.bound import counted_bound
 from shardbus_placer.counting import Counting, counting_program
 from shardbus_placer.cut import Cut
+from shardbus_placer.exhaustion import all_orders
 from shardbus_placer.formulation import uniform_hop
 from shardbus_placer.greedy import Search, improve
 from shardbus_placer.intervals import Intervals, interval_program
@@ -48,10 +49,10 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
     the interval program, which is exact.
     """
     state.out_of_time = lambda: seconds_left() <= 0
-    floor, bound = 0.0, None
-    if state.best is not None and problem.objective == "throughput":
-        floor = slowest_stage_bound(problem, state.best.cost)
-        bound = floor or None
+    bound = None if state.best is None else counted_bound(problem, state.best.cost)
+    floor = 0.0
+    if bound is not None and problem.objective == "throughput":
+        floor = bound
         kept = seconds_left() * (1 - PACE_SHARE)
         state.out_of_time = lambda: seconds_left() <= kept
         keep_pace(state, floor)
@@ -74,13 +75,21 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
         by_solver = by_solver or last.status == "infeasible" or last.bound is not None or bool(last.values)
         if last.values:
             _realise(state, program, last, bound)
+        unproved = not _closed(state.best, bound) and (by_solver or state.best is None)
+        if unproved and all_orders(problem, state, seconds_left):
+            # Nothing was left out: the best plan costs least, and without one there is none.
+            if state.best is None:
+                return Outcome(None, None, "infeasible", last.solver, by_solver=by_solver)
+            bound = state.best.cost
         if _closed(state.best, bound) or seconds_left() <= 0:
             break
     if bound is not None and not _closed(state.best, bound):
         keep_pace(state, bound)
         state.polish()
     if _closed(state.best, bound):
-        return Outcome(state.best, bound, "optimal", last.solver, by_solver=by_solver)
+        # Counting alone may have closed the gap; what became of the solver is told all the same.
+        how: Status = "optimal" if by_solver else last.status
+        return Outcome(state.best, bound, how, last.solver, by_solver=by_solver, detail=last.detail)
     status: Status = last.status
     if state.best is not None and (by_solver or status in ("optimal", "infeasible")):
         status = "feasible"  # a relaxation was solved, or not to the end; the plan is not proved

@@ -15,7 +15,7 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
-from shardbus_placer.bound import slowest_stage_bound
+from shardbus_placer.bound import counted_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
@@ -97,11 +97,11 @@ def plan(
     improve(state)
     state.polish()
     if easy and state.best is not None:
-        bound = slowest_stage_bound(problem, state.best.cost) if request.objective == "throughput" else 0.0
-        if bound:
+        bound = counted_bound(problem, state.best.cost)
+        if bound is not None:
             keep_pace(state, bound)
             state.polish()
-        answer = _placed(situation, state.best, bound or None, "greedy", reason, ("greedy", "feasible"))
+        answer = _placed(situation, state.best, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
@@ -126,7 +126,6 @@ def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: 
         strategy: Strategy = "ilp" if outcome.by_solver else "greedy"
         why = reason if outcome.status == "optimal" else f"{reason}; {stopped}"
         if strategy == "greedy":
-            why = f"{reason}; {late}the solver had an answer" if outcome.status == "optimal" else why
             why += ", so this is the best greedy plan"
         found = _placed(situation, outcome.cut, outcome.bound, strategy, why, (outcome.solver, outcome.status))
         if not (wrong := verify(situation.fleet, situation.model, situation.request, situation.policy, found)):

@@ -99,6 +99,17 @@ class Problem:
             and all(self.hops[a.node][b.node] is not None for a, b in pairwise(order))
         )
 
+    def most_layers(self, unit: Unit) -> int:
+        """Return how many layers fit on a unit at most, wherever they lie and without embedding or head."""
+        prefix, best, start = self.memory.prefix, 0, 0
+        if self.even:
+            return self.layers if prefix[1] == 0 else min(self.layers, unit.room_bytes // prefix[1])
+        for end in range(1, self.layers + 1):
+            while prefix[end] - prefix[start] > unit.room_bytes:
+                start += 1
+            best = max(best, end - start)
+        return best
+
     def least_hop(self, index: int) -> float | None:
         """Return the quickest hop from a unit to any other it may be used with, ``None`` where there is none."""
         unit = self.units[index]

@@ -136,7 +136,10 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
             (one for one in survey.barred if one.reason == "no_room"), key=lambda one: (one.short_bytes, one.key)
         )
         code = "layer_too_large"
+        in_use = next(device.memory_used_bytes or 0 for key, _, device in fleet.devices() if key == nearest.key)
         fix = f"free {nearest.short_bytes:,} bytes on {nearest.key}"
+        if in_use < nearest.short_bytes:
+            fix = f"add a device with {nearest.usable_bytes + nearest.short_bytes:,} bytes usable or more"
         if request.context_tokens:
             fix += ", or lower context_tokens"
     elif reasons.get("backend", 0):

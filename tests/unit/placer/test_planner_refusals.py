@@ -1,0 +1,110 @@
+"""Every refusal code: what is said, with which numbers, and that the remedy named is one."""
+
+from typing import Any
+
+import pytest
+from shardbus_placer.policy import Policy
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Refused
+from support.planning import ask, device, fleet, link, model, placed, refused
+
+GROUPS = {"supports_tensor": True, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 8}
+ROOMY = fleet(a=device("0", 1000), b=device("0", 1000, 300.0))
+
+CASES: list[tuple[str, Fleet, ModelProfile, dict[str, Any]]] = [
+    ("no_devices", Fleet(), model(), {}),
+    ("no_devices", fleet(a=device("0", 1000, status="lost")), model(), {}),
+    ("insufficient_memory", fleet(a=device("0", 50), b=device("0", 40, 300.0)), model(), {}),
+    ("insufficient_memory", fleet(a=device("0", 55), b=device("0", 49, 300.0)), model(), {}),
+    ("insufficient_memory", ROOMY, model(), {"context_tokens": 250, "model_kv": 1}),
+    ("not_enough_nodes", ROOMY, model(), {"min_nodes": 3}),
+    ("no_links", fleet(None, a=device("0", 60), b=device("0", 60, 90.0)), model(), {}),
+    ("pin_impossible", ROOMY, model(), {"pin": {"a": 3}}),
+    ("pin_impossible", fleet(a=device("0", 50), b=device("0", 900)), model(), {"pin": {"a/0": 6}}),
+    ("pin_impossible", fleet(a=device("0", 900, status="lost"), b=device("0", 900)), model(), {"pin": {"a/0": 6}}),
+    ("pin_impossible", ROOMY, model(), {"pin": {"a/0": 6, "b/0": 5}}),
+    ("pin_impossible", ROOMY, model(), {"pin": {"a/0": 6, "b/0": 3}}),
+    ("tensor_impossible", ROOMY, model(), {"sharding": "tensor"}),
+    ("tensor_impossible", ROOMY, model(**GROUPS), {"sharding": "tensor"}),
+    ("backend_mismatch", fleet(a=device("0", 1000, backend="cpu")), model(backends=("cuda",)), {}),
+    ("layer_too_large", fleet(a=device("0", 9), b=device("0", 8)), model(), {}),
+    ("layer_too_large", fleet(a=device("0", 20), b=device("0", 18)), model(3, (10, 21, 3)), {}),
+    ("constraints_conflict", ROOMY, model(), {"include": ("c",)}),
+    ("constraints_conflict", ROOMY, model(), {"include": ("a",), "exclude": ("a",)}),
+    ("constraints_conflict", ROOMY, model(), {"min_nodes": 2, "max_devices": 1}),
+    ("constraints_conflict", ROOMY, model(1), {"min_nodes": 2}),
+    ("unsupported_objective", ROOMY, model(), {"objective": "fleet_throughput"}),
+]
+
+
+@pytest.mark.parametrize(("code", "where", "what", "request_"), CASES)
+def test_each_reason_has_its_code_and_a_way_out(
+    code: str, where: Fleet, what: ModelProfile, request_: dict[str, Any]
+) -> None:
+    conditions = dict(request_)
+    if "model_kv" in conditions:
+        what = what.model_copy(update={"kv_bytes_per_token_per_layer": conditions.pop("model_kv")})
+    answer = refused(ask(where, what, **conditions))
+    assert answer.refusal.code == code
+    assert answer.refusal.proved
+    assert answer.refusal.remedy
+    assert len(answer.devices) == sum(1 for _ in where.devices())
+
+
+def test_missing_bytes_are_exact_and_freeing_them_helps() -> None:
+    where = fleet(a=device("0", 100, memory_used_bytes=60), b=device("0", 100, 300.0, memory_used_bytes=50))
+    answer = refused(ask(where, model()))
+    refusal = answer.refusal
+    assert (refusal.required_bytes, refusal.available_bytes, refusal.missing_bytes) == (100, 90, 10)
+    assert refusal.missing_by_device == {"a/0": 60, "b/0": 50}
+    assert refusal.remedy is not None
+    assert refusal.remedy.startswith("free 10 bytes on a/0")
+    freed = fleet(a=device("0", 100, memory_used_bytes=50), b=device("0", 100, 300.0, memory_used_bytes=50))
+    assert placed(ask(freed, model()))
+
+
+def test_a_shorter_context_is_offered_where_it_fits() -> None:
+    what = model(10, 10, kv_bytes_per_token_per_layer=1)
+    answer = refused(ask(fleet(a=device("0", 1100)), what, context_tokens=1000))
+    assert answer.refusal.remedy is not None
+    offered = answer.refusal.remedy.removeprefix("lower context_tokens to ").partition(",")[0]
+    assert 50 <= int(offered) <= 100
+    assert placed(ask(fleet(a=device("0", 1100)), what, context_tokens=int(offered)))
+
+
+def test_an_exclusion_in_the_way_is_named() -> None:
+    answer = refused(ask(fleet(a=device("0", 50), b=device("0", 60)), model(), exclude=("b",)))
+    assert answer.refusal.remedy == "do not exclude b, or add a device with 50 bytes usable to a"
+
+
+def test_a_limit_in_the_way_is_named() -> None:
+    where = fleet(a=device("0", 50), b=device("0", 60), c=device("0", 20))
+    assert "raise max_devices to 2" in str(refused(ask(where, model(), max_devices=1)).refusal.remedy)
+    assert "raise max_nodes to 2" in str(refused(ask(where, model(), max_nodes=1)).refusal.remedy)
+    stages = refused(ask(where, model(), max_stages=1)).refusal
+    assert (stages.code, stages.remedy) == ("constraints_conflict", "raise max_stages to 2")
+
+
+def test_barred_devices_are_counted_by_reason() -> None:
+    where = fleet(
+        a=device("0", 50), b=device("0", 60, status="lost"), c=device("0", 60, status="stale"), d=device("0", 3)
+    )
+    answer = refused(ask(where, model()))
+    assert answer.refusal.reasons == {"lost": 1, "no_room": 1, "stale": 1}
+    assert "barred: it is lost" in next(one.why for one in answer.devices if one.device == "b/0")
+
+
+def test_one_way_links_that_do_not_join_are_told_apart_from_missing_memory() -> None:
+    where = fleet(None, (link("a", "b"), link("c", "b")), a=device("0", 40), b=device("0", 40), c=device("0", 40, 90.0))
+    assert refused(ask(where, model())).refusal.code == "no_links"
+    small = fleet(None, a=device("0", 40), b=device("0", 40, 90.0))
+    assert refused(ask(small, model())).refusal.code == "insufficient_memory"
+
+
+def test_a_refusal_holds_its_deadline_too() -> None:
+    gib = 1 << 30
+    where = fleet(None, **{f"n{i}": device("0", 24 * gib, 900e9 + i * 1e9, backend="cuda") for i in range(8)})
+    answer = ask(where, model(80, 480_000_000), Policy(), deadline_ms=100.0)
+    assert isinstance(answer, Refused)
+    assert answer.refusal.code == "no_links"
