@@ -39,8 +39,9 @@ async def ask(bus: Bus, command: Command, *, timeout_seconds: float) -> Answer:
     dead_start = (await bus.info(DEAD)).last_sequence + 1
     sent = command.model_copy(update={"command_id": command_id})
     appended = await publish(bus, sent, source="console", event_id=command_id)
-    # The same id again is the same command: its answer may be older than this question.
-    first = 1 if appended.duplicate else start
+    # The same id again is the same command: its answer may be older than this question. The queue alone does not tell:
+    # it forgets the ids of what was answered.
+    first = 1 if command.command_id else start
     return await wait_for_answer(
         bus,
         lambda answered: answered == command_id,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 from shardbus_console.main import main
@@ -53,7 +53,8 @@ def shardbus(
 def shardbus_here(*arguments: str | Path, stdin: str = "", **variables: str | None) -> subprocess.CompletedProcess[str]:
     """Run one command in this process: as ``shardbus`` does, but without the time that a new Python takes."""
     words = ["shardbus", *map(str, arguments)]
-    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    buffers = io.BytesIO(), io.BytesIO()
+    stdout, stderr = (io.TextIOWrapper(buffer, encoding="utf-8", write_through=True) for buffer in buffers)
     code = 0
     with (
         mock.patch.dict(os.environ, environment(**variables), clear=True),
@@ -66,7 +67,7 @@ def shardbus_here(*arguments: str | Path, stdin: str = "", **variables: str | No
             main()
         except SystemExit as ended:
             code = int(ended.code or 0)
-    said, told = (cast("io.BytesIO", stream.buffer).getvalue().decode() for stream in (stdout, stderr))
+    said, told = (buffer.getvalue().decode() for buffer in buffers)
     return subprocess.CompletedProcess(words, code, said, told)
 
 
