@@ -19,13 +19,9 @@ def counted_bound(problem: Problem, known: float) -> float | None:
         return -_filled(problem, most, [unit.score for unit in problem.units], highest=True)
     if any(unit.seconds_by_count is not None for unit in problem.units):
         return None
+    seconds = problem.least_seconds
     if problem.even:
         seconds = _filled(problem, most, [unit.seconds[1] for unit in problem.units], highest=False)
-    else:
-        seconds = sum(
-            min(unit.seconds[layer + 1] - unit.seconds[layer] for unit in problem.units)
-            for layer in range(problem.layers)
-        )
     head = min(unit.head_seconds for unit in problem.units)
     return (seconds + head) * (1 - ROUNDING)
 

@@ -9,6 +9,7 @@ from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.ids import DeviceKey, NodeId
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest
+from shardbus_schemas.units import bytes_text
 
 from shardbus_placer import capacity, cost
 from shardbus_placer.policy import Policy
@@ -213,7 +214,7 @@ def _bar_shared(key: DeviceKey, device: FleetDevice, owners: dict[NodeId, Device
 def _no_room(key: DeviceKey, memory: capacity.LayerMemory, free: int, fixed: int) -> Barred:
     smallest = min(memory.stage(index, index + 1) for index in range(memory.layers))
     usable, short = max(0, free), smallest + fixed - free
-    why = f"barred: {usable:,} bytes are usable, but one layer and the runtime take {smallest + fixed:,}"
+    why = f"barred: {bytes_text(usable)} usable, but one layer and the runtime take {bytes_text(smallest + fixed)}"
     return Barred(key, "no_room", why, usable_bytes=usable, short_bytes=max(0, short))
 
 

@@ -59,7 +59,7 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
     hops = problem.hop_after(order)
     if problem.objective != "throughput":
         plain = problem.even and all(unit.pin is None and unit.seconds_by_count is None for unit in order)
-        if not plain and problem.objective == "latency" and _least_sum(order, hops) >= below:
+        if not plain and problem.objective == "latency" and problem.least_seconds + math.fsum(hops) >= below:
             return None
         bounds = _fill(problem, order) if plain else _cheapest(problem, order, [math.inf] * len(order))
         found = _cut(problem, order, bounds)
@@ -80,13 +80,6 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
     limits = [found.cost * (1 + ROUNDING) - hop for hop in hops]
     quickest = _cut(problem, order, _cheapest(problem, order, limits))
     return quickest if quickest is not None and quickest.cost <= found.cost * (1 + FINE) else found
-
-
-def _least_sum(order: Sequence[Unit], hops: Sequence[float]) -> float:
-    """Return a latency that no cut can beat: every layer on the fastest unit, and all hops."""
-    if any(unit.seconds_by_count is not None for unit in order):
-        return 0.0
-    return min(unit.seconds[-1] for unit in order) * (1 - ROUNDING) + math.fsum(hops)
 
 
 def _fill(problem: Problem, order: Sequence[Unit]) -> tuple[int, ...] | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.placement import DeviceVerdict
+from shardbus_schemas.units import seconds_text
 
 from shardbus_placer.candidates import Candidate, Survey
 from shardbus_placer.cost import speed_factor
@@ -47,11 +48,6 @@ def verdicts(
     return tuple(sorted(found, key=lambda verdict: verdict.device))
 
 
-def milliseconds(seconds: float) -> str:
-    """Return a duration for a person, such as ``2.1 ms``."""
-    return f"{seconds * 1e3:.3g} ms"
-
-
 def _could_hold(candidate: Candidate) -> str:
     return f"could hold {candidate.max_layers} layers on its own"
 
@@ -74,6 +70,10 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
         holds = f"holds {count} of {problem.layers} layers"
         if len(unit.devices) > 1:
             holds += f", split over {len(unit.devices)} devices"
+        if _is_full(problem, unit, cut.bounds[index], cut.bounds[index + 1]):
+            holds += ", as many as fit"
+        if len(cut.order) > 1 and index == slowest and problem.objective == "throughput":
+            holds += f", and sets the pace with {seconds_text(seconds[index] + hops[index])}"
         for device in unit.devices:
             merits: list[str] = []
             if unit.pin is not None:
@@ -82,10 +82,6 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
                 merits.append("fastest memory")
             if by_key[device].room_bytes >= roomiest and len(by_key) > 1:
                 merits.append("most room")
-            if _is_full(problem, unit, cut.bounds[index], cut.bounds[index + 1]):
-                holds += ", as many as fit"
-            if len(cut.order) > 1 and index == slowest and problem.objective == "throughput":
-                holds += f", and sets the pace with {milliseconds(seconds[index] + hops[index])}"
             said[device] = "; ".join([*merits, holds])
     return said
 
@@ -116,8 +112,8 @@ def _left_out(problem: Problem, cut: Cut, candidates: Sequence[Candidate]) -> di
             said[candidate.key] = f"not needed: with it the score would be {-at_best.cost:.4g}, now {-cut.cost:.4g}"
         elif at_best.cost > cut.cost:
             said[candidate.key] = (
-                f"not needed: with it {what} would take {milliseconds(at_best.cost)} instead of "
-                f"{milliseconds(cut.cost)}, hops of up to {milliseconds(hop)} included"
+                f"not needed: with it {what} would take {seconds_text(at_best.cost)} instead of "
+                f"{seconds_text(cut.cost)}, hops of up to {seconds_text(hop)} included"
             )
         else:
             said[candidate.key] = f"not needed: {what} would not get any faster with it"
@@ -147,4 +143,4 @@ def _compared(problem: Problem, cut: Cut, unit: Unit, *, joinable: bool) -> str:
     slower = unit.seconds[-1] / min(other.seconds[-1] for other in cut.order) if unit.seconds[-1] else 1.0
     speed = f"{slower:.1f}x the time per layer of the fastest chosen" if slower > 1 else "as fast as the chosen"
     reason = "not needed" if joinable else "not used: it cannot be one stage more under the request's conditions"
-    return f"{reason}; {speed}, and a hop to or from it takes {milliseconds(min(ways))} at least"
+    return f"{reason}; {speed}, and a hop to or from it takes {seconds_text(min(ways))} at least"

@@ -26,15 +26,13 @@ def interval_program(problem: Problem, *, cutoff: float | None, floor: float, mo
     price = Price(model, problem, cutoff, floor)
     units, layers, hop = problem.units, problem.layers, uniform_hop(problem)
     longest = price.limit if problem.objective == "throughput" else float("inf")
-    found = [
-        (i, start, end)
-        for i, unit in enumerate(units)
-        for start in range(layers)
-        for end in _range_ends(problem, unit, start, longest)
-    ]
-    hops = 0 if hop is not None else len(units) * len(problem.nodes) * layers
-    if len(found) + hops > most_columns:
-        return None
+    room_left = most_columns - (0 if hop is not None else len(units) * len(problem.nodes) * layers)
+    found: list[tuple[int, int, int]] = []
+    for i, unit in enumerate(units):
+        for start in range(layers):
+            if len(found) > room_left:
+                return None
+            found += [(i, start, end) for end in _range_ends(problem, unit, start, longest)]
     used = [model.binary() for _ in units]
     ranges: dict[int, tuple[int, int, int]] = {}
     of_unit: list[list[int]] = [[] for _ in units]

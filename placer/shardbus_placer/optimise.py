@@ -24,7 +24,7 @@ HOPS_PER_SECOND = 10_000
 """How many hops the counting program may choose among for the time that is left, once there is a plan."""
 PACE_SHARE = 0.4
 """Share of the time left that may go into better orders before the solver is asked for a proof."""
-STEPS_BACK = 2000
+STEPS_BACK = 1000
 """How often the order of chosen units may be revised when it is read from the hops."""
 
 
@@ -192,26 +192,27 @@ def _distance(problem: Problem, a: int, b: int) -> tuple[bool, float, int]:
 def _chain(used: Sequence[int], first: int, end: int, may_follow: Callable[[int, int], bool]) -> list[int] | None:
     """Return all of ``used`` from ``first`` to ``end`` so that each may follow the one before, if one is found soon.
 
-    Depth first; where there is a choice, the one with the fewest ways on comes first.
+    Depth first; where there is a choice, the one with the fewest ways on comes first. Sets of units are bits.
     """
-    ways = {a: [b for b in used if b != a and may_follow(a, b)] for a in used}
-    chain, taken, steps = [first], {first}, 0
+    ways = {a: sum(1 << b for b in used if b != a and may_follow(a, b)) for a in used}
+    free = sum(1 << b for b in used) ^ 1 << first
+    chain = [first]
 
     def next_ones() -> list[int]:
-        last_one = len(chain) == len(used) - 1
-        free = [b for b in ways[chain[-1]] if b not in taken and (b != end or last_one)]
-        return sorted(free, key=lambda b: (-sum(c not in taken for c in ways[b]), -b))
+        reachable = ways[chain[-1]] & (free if len(chain) == len(used) - 1 else free & ~(1 << end))
+        return sorted((b for b in used if reachable >> b & 1), key=lambda b: (-(ways[b] & free).bit_count(), -b))
 
     open_ways = [next_ones()]
-    while open_ways and steps < STEPS_BACK:
-        steps += 1
+    for _ in range(STEPS_BACK):
         if len(chain) == len(used):
             return chain
         if open_ways[-1]:
             chain.append(open_ways[-1].pop())
-            taken.add(chain[-1])
+            free ^= 1 << chain[-1]
             open_ways.append(next_ones())
         else:
             open_ways.pop()
-            taken.discard(chain.pop())
+            free |= 1 << chain.pop()
+            if not open_ways:
+                break
     return None

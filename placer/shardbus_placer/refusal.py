@@ -7,6 +7,7 @@ from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refusal, RefusalCode
+from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.candidates import Survey, unknown_names
 from shardbus_placer.feasibility import feasible
@@ -93,7 +94,7 @@ def _pins(model: ModelProfile, request: PlacementRequest, survey: Survey) -> Ref
         most = rooms[key].max_layers
         if count > most and not (model.supports_tensor and request.sharding != "pipeline"):
             return no(
-                f"{name} is pinned to {count} layers but has room for {most} ({rooms[key].usable_bytes:,} bytes)",
+                f"{name} is pinned to {count} layers but has room for {most} ({bytes_text(rooms[key].usable_bytes)} usable)",
                 f"pin {name} to at most {most} layers" if most else f"drop pin {name}",
             )
     total = sum(request.pin.values())
@@ -137,9 +138,9 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
         )
         code = "layer_too_large"
         in_use = next(device.memory_used_bytes or 0 for key, _, device in fleet.devices() if key == nearest.key)
-        fix = f"free {nearest.short_bytes:,} bytes on {nearest.key}"
+        fix = f"free {bytes_text(nearest.short_bytes, round_up=True)} on {nearest.key}"
         if in_use < nearest.short_bytes:
-            fix = f"add a device with {nearest.usable_bytes + nearest.short_bytes:,} bytes usable or more"
+            fix = f"add a device with {bytes_text(nearest.usable_bytes + nearest.short_bytes, round_up=True)} usable or more"
         if request.context_tokens:
             fix += ", or lower context_tokens"
     elif reasons.get("backend", 0):
@@ -191,8 +192,8 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
     if largest > roomiest.room_bytes:
         return Refusal(
             code="layer_too_large",
-            message=f"one layer of {model.model_id} takes {largest:,} bytes with {what}, but the roomiest device, "
-            f"{roomiest.devices[0]}, has {roomiest.room_bytes:,} for layers",
+            message=f"one layer of {model.model_id} takes {bytes_text(largest)} with {what}, but the roomiest device, "
+            f"{roomiest.devices[0]}, has {bytes_text(roomiest.room_bytes)} for layers",
             required_bytes=largest,
             available_bytes=roomiest.room_bytes,
             missing_bytes=largest - roomiest.room_bytes,
@@ -219,8 +220,8 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
     missing = required - available
     return Refusal(
         code="insufficient_memory",
-        message=f"{model.model_id} takes {required:,} bytes with {what}; {len(rooms)} usable devices have "
-        f"{available:,} for layers{under}: {missing:,} bytes are missing",
+        message=f"{model.model_id} takes {bytes_text(required)} with {what}; {len(rooms)} usable devices have "
+        f"{bytes_text(available)} for layers{under}: {bytes_text(missing)} are missing",
         required_bytes=required,
         available_bytes=available,
         missing_bytes=missing,

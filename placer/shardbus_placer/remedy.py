@@ -6,6 +6,7 @@ from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink
 from shardbus_schemas.ids import DeviceId, DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refusal
+from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.candidates import survey
 from shardbus_placer.feasibility import feasible
@@ -41,7 +42,7 @@ def remedy(
     if named:
         return ", or ".join(named)
     if refusal.missing_bytes:
-        return f"add devices with {refusal.missing_bytes:,} bytes more for layers (counted, not planned)"
+        return f"add devices with {bytes_text(refusal.missing_bytes, round_up=True)} more for layers (counted, not planned)"
     return None
 
 
@@ -112,7 +113,7 @@ def _freed(fleet: Fleet, request: PlacementRequest, missing: int) -> Iterator[Ch
         for amount in sorted({missing, 2 * missing}):
             if used >= amount:
                 changed = _with_device(fleet, key, device.model_copy(update={"memory_used_bytes": used - amount}))
-                yield f"free {amount:,} bytes on {key}", changed, request
+                yield f"free {bytes_text(amount, round_up=True)} on {key}", changed, request
 
 
 def _added(
@@ -136,7 +137,7 @@ def _added(
             node.model_copy(update={"devices": (*node.devices, device)}) if node.node_id == beside.node else node
             for node in fleet.nodes
         )
-        text = f"add a device with {amount + overhead:,} bytes usable to {beside.node}"
+        text = f"add a device with {bytes_text(amount + overhead, round_up=True)} usable to {beside.node}"
         yield text, fleet.model_copy(update={"nodes": nodes}), request
 
 

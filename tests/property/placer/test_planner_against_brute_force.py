@@ -147,7 +147,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(fleet, model, request)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_a_plan_is_found_exactly_when_one_exists_and_an_optimal_one_is_the_best(case: Case) -> None:
     fleet, model, request = case.fleet, case.model, case.request
