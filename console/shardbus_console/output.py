@@ -10,15 +10,20 @@ from pydantic import BaseModel
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # A pipe gets no colours (unless FORCE_COLOR says so) and no narrowing to a terminal's width. NO_COLOR means no escapes
 # at all: rich alone would keep bold.
 _PIPE_WIDTH = 200
 _COLORS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
 data = Console(
-    width=None if sys.stdout.isatty() else _PIPE_WIDTH, color_system=_COLORS, highlight=False, soft_wrap=False
+    width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+    color_system=_COLORS,
+    highlight=False,
+    emoji=False,
+    soft_wrap=False,
 )
-messages = Console(stderr=True, color_system=_COLORS, highlight=False, soft_wrap=True)
+messages = Console(stderr=True, color_system=_COLORS, highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -50,46 +55,14 @@ def print_table(
     """Print rows under their keys as headings; ``right`` names the columns that are aligned to the right."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title and Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for name in rows[0]:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*(Text("" if value is None else str(value)) for value in row.values()))  # names are no markup
     data.print(table)
-
-
-def bytes_text(count: float | None) -> str:
-    """Return a byte count in the unit a person reads."""
-    if count is None:
-        return "?"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(size) < 1024 or unit == "TiB":  # noqa: PLR2004 - the step between units
-            return f"{size:.0f} {unit}" if unit in {"B", "KiB"} else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
-
-
-def seconds_text(seconds: float | None) -> str:
-    """Return a duration in the unit a person reads."""
-    if seconds is None:
-        return "?"
-    if seconds == 0:
-        return "0"
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
-
-
-def rate_text(per_second: float | None) -> str:
-    """Return a bandwidth in the unit a person reads."""
-    if per_second is None:
-        return "?"
-    for factor, unit in ((1e12, "TB/s"), (1e9, "GB/s"), (1e6, "MB/s")):
-        if per_second >= factor:
-            return f"{per_second / factor:.3g} {unit}"
-    return f"{per_second / 1e3:.3g} kB/s"
 
 
 def _plain(value: object) -> object:

@@ -1,0 +1,81 @@
+"""Figures as a person reads them."""
+
+import json
+
+import pytest
+from pydantic import BaseModel
+from shardbus_console.output import print_json, print_table
+from shardbus_schemas.units import bytes_text, rate_text, seconds_text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "?"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (24 * 2**30, "24.0 GiB"),
+        (2**40, "1.0 TiB"),
+        (5000 * 2**40, "5000.0 TiB"),
+        (-(2**30), "-1.0 GiB"),
+    ],
+)
+def test_bytes_are_said_in_binary_units(count: int | None, text: str) -> None:
+    assert bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "?"),
+        (0, "0"),
+        (90, "90 s"),
+        (1.5, "1.5 s"),
+        (0.01234, "12.3 ms"),
+        (0.0002, "200 µs"),
+        (5e-9, "5 ns"),
+    ],
+)
+def test_durations_are_said_in_the_unit_that_fits(seconds: float | None, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (None, "?"),
+        (3.35e12, "3.35 TB/s"),
+        (936e9, "936 GB/s"),
+        (118e6, "118 MB/s"),
+        (5e3, "5 kB/s"),
+        (0, "0 kB/s"),
+    ],
+)
+def test_bandwidths_are_said_in_decimal_units(rate: float | None, text: str) -> None:
+    assert rate_text(rate) == text
+
+
+class Thing(BaseModel):
+    name: str
+
+
+def test_json_holds_models_as_objects_and_keeps_every_character(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"thing": Thing(name="größe"), "list": [Thing(name="b")]})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"thing": {"name": "größe"}, "list": [{"name": "b"}]}
+    assert "größe" in said
+
+
+def test_a_table_shows_brackets_as_they_are_and_unknown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(None, [{"on": "attic/cuda:0 [0-31]", "why": "[bold]not markup[/bold]", "no": None}])
+    said = capsys.readouterr().out
+    assert "attic/cuda:0 [0-31]" in said
+    assert "[bold]not markup[/bold]" in said
+    assert "None" not in said
+
+
+def test_a_table_without_rows_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", [])
+    assert capsys.readouterr().out == ""
