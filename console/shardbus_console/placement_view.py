@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from shardbus_schemas.placement import Placed, Refused
+from shardbus_schemas.units import bytes_text, seconds_text
 
-from shardbus_console.output import bytes_text, data, print_table, seconds_text
+from shardbus_console.output import data, print_table
 
 _RIGHT = frozenset({"layers", "memory", "time", "hop to next", "score", "missing", "usable"})
 

@@ -94,7 +94,7 @@ def _pins(model: ModelProfile, request: PlacementRequest, survey: Survey) -> Ref
         most = rooms[key].max_layers
         if count > most and not (model.supports_tensor and request.sharding != "pipeline"):
             return no(
-                f"{name} is pinned to {count} layers but has room for {most} ({bytes_text(rooms[key].usable_bytes)} usable)",
+                f"{name} is pinned to {count} layers but has room for {most} ({bytes_text(rooms[key].usable_bytes)})",
                 f"pin {name} to at most {most} layers" if most else f"drop pin {name}",
             )
     total = sum(request.pin.values())
@@ -140,7 +140,8 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
         in_use = next(device.memory_used_bytes or 0 for key, _, device in fleet.devices() if key == nearest.key)
         fix = f"free {bytes_text(nearest.short_bytes, round_up=True)} on {nearest.key}"
         if in_use < nearest.short_bytes:
-            fix = f"add a device with {bytes_text(nearest.usable_bytes + nearest.short_bytes, round_up=True)} usable or more"
+            enough = nearest.usable_bytes + nearest.short_bytes
+            fix = f"add a device with {bytes_text(enough, round_up=True)} usable or more"
         if request.context_tokens:
             fix += ", or lower context_tokens"
     elif reasons.get("backend", 0):

@@ -42,7 +42,8 @@ def remedy(
     if named:
         return ", or ".join(named)
     if refusal.missing_bytes:
-        return f"add devices with {bytes_text(refusal.missing_bytes, round_up=True)} more for layers (counted, not planned)"
+        missing = bytes_text(refusal.missing_bytes, round_up=True)
+        return f"add devices with {missing} more for layers (counted, not planned)"
     return None
 
 

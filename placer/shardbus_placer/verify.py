@@ -122,6 +122,12 @@ def _places(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
     for stage in placed.stages:
         for key in stage.devices:
             yield from _barred(key, by_key[key], model, request, policy)
+            if by_key[key].backend == "cpu" and any(
+                other.unified_memory and other.backend != "cpu" and other.status not in policy.barred_statuses
+                for name, other in by_key.items()
+                if name.node_id == key.node_id
+            ):
+                yield f"{key} has the memory of another device of its node"
 
 
 def _barred(

@@ -7,11 +7,12 @@ import typer
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.placement import Placed
+from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 from shardbus_console.connection import open_read_model, settings_for
 from shardbus_console.exits import CommandError
 from shardbus_console.options import Json, PostgresUrl
-from shardbus_console.output import bytes_text, print_json, print_table, rate_text, say, seconds_text
+from shardbus_console.output import print_json, print_table, say
 from shardbus_console.placement_view import print_result
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from shardbus_infra.settings import CommonSettings
 from shardbus_schemas import events
 from shardbus_schemas.commands import RegisterModel
 from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.units import bytes_text
 
 from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit, needs
 from shardbus_console.options import Json, NatsUrl
-from shardbus_console.output import bytes_text, print_json, print_table, say
+from shardbus_console.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from shardbus_placer.models.catalogue import Catalogue

@@ -59,7 +59,7 @@ def test_missing_bytes_are_exact_and_freeing_them_helps() -> None:
     assert (refusal.required_bytes, refusal.available_bytes, refusal.missing_bytes) == (100, 90, 10)
     assert refusal.missing_by_device == {"a/0": 60, "b/0": 50}
     assert refusal.remedy is not None
-    assert refusal.remedy.startswith("free 10 bytes on a/0")
+    assert refusal.remedy.startswith("free 10 B on a/0")
     freed = fleet(a=device("0", 100, memory_used_bytes=50), b=device("0", 100, 300.0, memory_used_bytes=50))
     assert placed(ask(freed, model()))
 
@@ -75,7 +75,7 @@ def test_a_shorter_context_is_offered_where_it_fits() -> None:
 
 def test_an_exclusion_in_the_way_is_named() -> None:
     answer = refused(ask(fleet(a=device("0", 50), b=device("0", 60)), model(), exclude=("b",)))
-    assert answer.refusal.remedy == "do not exclude b, or add a device with 50 bytes usable to a"
+    assert answer.refusal.remedy == "do not exclude b, or add a device with 50 B usable to a"
 
 
 def test_a_limit_in_the_way_is_named() -> None:
