@@ -27,6 +27,7 @@ fold the same stream into different states."""
 _LARGEST_INTEGER: Final = 2**63 - 1
 """What Postgres and JetStream count up to."""
 
+_READINGS: Final = (DeviceGPUStateUpdated, GPUBandwidthMeasured)
 _MANY_DIGITS: Final = re.compile(rb"[0-9]{19}")
 _ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -52,7 +53,7 @@ def objection_to(stored: Stored, received: Received[FrozenModel]) -> Objection |
     if _STREAM_OF.get(type(message)) != stored.stream:
         reason = f"a message of type {received.envelope.type} does not belong in stream {stored.stream}"
         return Objection("wrong_stream", reason)
-    if isinstance(message, DeviceGPUStateUpdated | GPUBandwidthMeasured):
+    if isinstance(message, _READINGS):
         return (
             _time_in_future(message, received)
             or _wrong_subject(stored, message)

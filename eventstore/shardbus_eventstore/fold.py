@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Generic, TypeVar, assert_never
 
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
@@ -47,6 +48,9 @@ from shardbus_eventstore.state import (
 )
 
 _MOST = 2**62
+_READINGS = (DeviceGPUStateUpdated, GPUBandwidthMeasured)  # a union would be made anew at each use
+
+_key = lru_cache(maxsize=65_536)(DeviceKey.of)
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
@@ -132,7 +136,7 @@ class _Draft:
         if received.sequence <= self._positions.get(stream, 0):
             return
         self._positions[stream] = received.sequence
-        if stream == TELEMETRY and isinstance(message, DeviceGPUStateUpdated | GPUBandwidthMeasured):
+        if stream == TELEMETRY and isinstance(message, _READINGS):
             changed = self._telemetry(message, received)
         elif stream == FLEET and isinstance(message, FleetEvent):
             changed = self._fleet(message, received)
@@ -180,7 +184,7 @@ class _Draft:
                     return False
                 for reading in event.states:
                     record = DeviceStateRecord(reading, received.sequence, received.recorded_at)
-                    self.device_states.put(reading.key, record)
+                    self.device_states.put(_key(reading.node_id, reading.device_id), record)
                     self.readings.append(record)
             case GPUBandwidthMeasured():
                 key = (event.from_node, event.to_node)

@@ -198,7 +198,7 @@ class StreamProjector:
         self._failures = 0
         self._count(taken)
         if self._stream == TELEMETRY:
-            self._unknown_devices.note(batch, taken.changes.readings)
+            self._unknown_devices.note(batch, taken.changes)
 
     def _spans(self, batch: Sequence[Stored], taken: Taken) -> Sequence[Span]:
         """Return a span per event of ``FLEET``, in the trace of who published it. Telemetry is too much to trace."""

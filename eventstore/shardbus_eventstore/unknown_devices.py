@@ -1,16 +1,16 @@
 """Noticing readings of devices that nobody registered: a mistyped name, or an agent that forgot to introduce itself."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.streams import FLEET
 from shardbus_schemas.ids import DeviceKey
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, select, text
 
+from shardbus_eventstore.fold import Changes
 from shardbus_eventstore.intake import Rejected
-from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow, DeviceRow, NodeRow
-from shardbus_eventstore.state import DeviceStateRecord
+from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
 CODE: Final = "unknown_device"
 
@@ -31,19 +31,16 @@ class UnknownDevices:
         self._reported: set[DeviceKey] = set()
         self._suspects: dict[DeviceKey, Stored] = {}
 
-    def note(self, batch: Sequence[Stored], readings: Iterable[DeviceStateRecord]) -> None:
+    def note(self, batch: Sequence[Stored], changes: Changes) -> None:
         """Look at the accepted readings of a batch."""
-        first: dict[DeviceKey, int] = {}
-        for record in readings:
-            key = record.reading.key
-            if key not in self._registered and key not in self._reported and key not in self._suspects:
-                first.setdefault(key, record.sequence)
-        if not first:
+        fresh = changes.device_states - self._registered - self._reported - self._suspects.keys()
+        if not fresh:
             return
         by_sequence = {stored.sequence: stored for stored in batch}
-        for key, sequence in first.items():
-            if len(self._suspects) < _MOST_SUSPECTS and len(self._reported) < _MOST_REPORTED:
-                self._suspects[key] = by_sequence[sequence]
+        for record in changes.readings:
+            key = record.reading.key
+            if key in fresh and len(self._suspects) < _MOST_SUSPECTS and len(self._reported) < _MOST_REPORTED:
+                self._suspects.setdefault(key, by_sequence[record.sequence])
 
     @property
     def suspects(self) -> bool:
@@ -61,17 +58,23 @@ class UnknownDevices:
         )
         if (reached or 0) < fleet_sequence:
             return ()
-        wanted = [(key.node_id, key.device_id) for key in self._suspects]
-        known = connection.execute(
-            select(DeviceRow.node_id, DeviceRow.device_id)
-            .join(NodeRow, NodeRow.node_id == DeviceRow.node_id)
-            .where(tuple_(DeviceRow.node_id, DeviceRow.device_id).in_(wanted))
-        ).all()
+        wanted = {
+            "nodes": [key.node_id for key in self._suspects],
+            "devices": [key.device_id for key in self._suspects],
+        }
+        known = connection.execute(_REGISTERED, wanted).all()
         self._registered |= {DeviceKey.of(row.node_id, row.device_id) for row in known}
         unknown = {key: stored for key, stored in self._suspects.items() if key not in self._registered}
         self._reported |= unknown.keys()
         self._suspects.clear()
         return [Rejected(stored, CODE, _reason(key)) for key, stored in unknown.items()]
+
+
+_REGISTERED: Final = text(
+    "SELECT node_id, device_id "
+    "FROM unnest(CAST(:nodes AS text[]), CAST(:devices AS text[])) AS wanted (node_id, device_id) "
+    "JOIN devices USING (node_id, device_id) JOIN nodes USING (node_id)"
+)
 
 
 def _reason(key: DeviceKey) -> str:

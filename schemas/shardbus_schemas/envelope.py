@@ -76,9 +76,10 @@ def from_headers(headers: Mapping[str, str], *, default_type: str, position: str
     version = headers.get(TYPE_VERSION, "1")
     if not (version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION):
         raise EnvelopeError(f"header {TYPE_VERSION} is {version!r}, not a whole number")
-    for name in (ID, SOURCE, CORRELATION_ID, CAUSATION_ID):
-        if len(headers.get(name, "")) > _LONGEST_ATTRIBUTE:
-            raise EnvelopeError(f"header {name} is longer than {_LONGEST_ATTRIBUTE} characters")
+    if headers and max(map(len, headers.values())) > _LONGEST_ATTRIBUTE:
+        for name in (ID, SOURCE, CORRELATION_ID, CAUSATION_ID):
+            if len(headers.get(name, "")) > _LONGEST_ATTRIBUTE:
+                raise EnvelopeError(f"header {name} is longer than {_LONGEST_ATTRIBUTE} characters")
     time = headers.get(TIME)
     correlation, causation = headers.get(CORRELATION_ID), headers.get(CAUSATION_ID)
     return Envelope(
@@ -100,6 +101,6 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise EnvelopeError(f"header {TIME} is {text!r}, without its offset from UTC")
     try:
-        return moment.astimezone(UTC)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except OverflowError as error:
         raise EnvelopeError(f"header {TIME} is {text!r}, which is no year in UTC") from error
