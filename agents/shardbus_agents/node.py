@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from shardbus_infra.bus.port import Bus, BusError
+from shardbus_infra.observability import metrics
+from shardbus_schemas.events import DeviceGPUStateUpdated
 
 from shardbus_agents.agent import Agent, Pace
 from shardbus_agents.collector import merge
@@ -71,8 +73,12 @@ class Node:
                 *(sampler.sample(at, patience_seconds=patience) for sampler in self._samplers)
             )
             patience = self._driver_patience
-            for announcement in self._agent.observe(merge(sampled), at, loop.time()):
+            snapshot, told = merge(sampled), 0
+            for announcement in self._agent.observe(snapshot, at, loop.time()):
                 self._outbox.add(announcement)
+                if isinstance(announcement.message, DeviceGPUStateUpdated):
+                    told += len(announcement.message.states)
+            metrics.suppressed(len(snapshot.states) - told)
             if not self._outbox.is_empty:
                 self._news.set()
             # A late tick (a slow driver, a laptop that slept) is not made up for: the next one keeps its distance.

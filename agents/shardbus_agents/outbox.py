@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from shardbus_infra.bus.port import Bus, Outgoing
 from shardbus_infra.bus.publish import outgoing
+from shardbus_infra.observability import metrics
 from shardbus_schemas.events import (
     DeviceGPUStateUpdated,
     DeviceLost,
@@ -73,6 +74,7 @@ class Outbox:
                     self._lifecycle.popleft()
             elif (telemetry := self._telemetry) is not None:
                 await bus.append(self._outgoing(telemetry))
+                metrics.published()
                 # What came meanwhile holds this one's readings or newer ones, and is sent next.
                 if self._telemetry is telemetry:
                     self._telemetry = None
