@@ -52,7 +52,7 @@ def test_a_command_id_that_was_answered_long_ago_gets_the_same_answer() -> None:
 def test_silence_is_said_and_the_command_stays_in_the_queue() -> None:
     async def scenario() -> None:
         bus = MemoryBus()
-        with pytest.raises(CommandError, match="no placer answered within 0.05 s") as caught:
+        with pytest.raises(CommandError, match=r"no placer answered within 0\.05 s") as caught:
             await ask(bus, Place(model_id=ModelId("tiny")), timeout_seconds=0.05)
         assert caught.value.code == Exit.UNREACHABLE
         assert len(bus.server.log(COMMANDS).messages) == 1
