@@ -69,14 +69,14 @@ async def open_bus(settings: CommonSettings) -> AsyncGenerator[Bus]:
 
 @contextmanager
 def open_read_model(settings: CommonSettings) -> "Generator[Connection]":
-    """Connect to Postgres for the length of a command."""
+    """Connect to Postgres for the length of a command, which sees the rows of one moment."""
     with needs("projector"):
         from shardbus_eventstore.errors import EventStoreError
-        from shardbus_eventstore.read_model.database import failures_explained, open_engine
+        from shardbus_eventstore.read_model.database import failures_explained, open_engine, snapshot
         from sqlalchemy.exc import ProgrammingError
     try:
         engine = open_engine(settings.postgres_url, application_name="shardbus console")
-        with failures_explained(engine), engine.connect() as connection:
+        with failures_explained(engine), snapshot(engine) as connection:
             yield connection
     except ProgrammingError as error:
         raise CommandError(

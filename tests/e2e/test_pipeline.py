@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 from shardbus_eventstore.read_model import queries
-from shardbus_eventstore.read_model.database import open_engine
+from shardbus_eventstore.read_model.database import open_engine, snapshot
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_infra.embedded.postgres import EmbeddedPostgres
 from shardbus_schemas import subjects
@@ -89,7 +89,7 @@ class Stack:
 
     def ask(self, query: Query[AnswerT]) -> AnswerT:
         """Return what the read model says."""
-        with self._engine.connect() as connection:
+        with snapshot(self._engine) as connection:
             return query(connection)
 
     def instances_of(self, sequence: int) -> Sequence[queries.InstanceView]:

@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -32,6 +32,16 @@ def open_engine(url: str, *, application_name: str = "shardbus") -> Engine:
             "tcp_user_timeout": 30_000,
         },
     )
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Generator[Connection]:
+    """Connect to read: every query sees the rows of one moment, that of the first, and none can write.
+
+    Without it a placement that is written between two queries is seen by one and not by the other.
+    """
+    with engine.connect() as connection:
+        yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def where(engine: Engine) -> str:

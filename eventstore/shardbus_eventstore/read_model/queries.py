@@ -1,4 +1,7 @@
-"""What people and pages ask of the read model. Each answer is a plain value, as of the rows at that moment."""
+"""What people and pages ask of the read model. Each answer is a plain value.
+
+An answer may take several queries: on a connection of ``database.snapshot`` they all see the same moment.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
