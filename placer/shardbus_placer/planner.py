@@ -135,6 +135,7 @@ def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: 
             fallback = _placed(situation, greedy, None, "greedy", why, (outcome.solver, "failed"))
             if not verify(situation.fleet, situation.model, situation.request, situation.policy, fallback):
                 return fallback
+        stopped = f"the plan that was found did not verify: {wrong[0]}"
     proved = outcome.status == "infeasible"
     found_reasons = refusal.after_search(
         situation.fleet,

@@ -230,7 +230,8 @@ def _groups(
     for candidate in candidates:
         device = candidate.device
         kind = (candidate.node, device.name, device.backend, device.architecture, device.memory_total_bytes)
-        alike.setdefault((kind, candidate.seconds, candidate.seconds_by_count, candidate.flops), []).append(candidate)
+        speed = (candidate.bandwidth, candidate.seconds, candidate.seconds_by_count, candidate.flops)
+        alike.setdefault((kind, speed), []).append(candidate)
     for members in alike.values():
         members.sort(key=lambda candidate: (-candidate.room_bytes, candidate.key))
         every = len(members) <= MOST_SUBSETS_OF and any(candidate.key in pinned for candidate in members)

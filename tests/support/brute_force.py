@@ -73,7 +73,8 @@ class BruteForce:
 
     def _kind(self, key: DeviceKey) -> tuple[object, ...]:
         d = self.devices[key]
-        return (key.split("/")[0], d.name, d.backend, d.memory_total_bytes, self._speed(d), tuple(d.peak_flops.items()))
+        kind = (key.split("/")[0], d.name, d.backend, d.memory_total_bytes)
+        return (*kind, self._speed(d), tuple(d.peak_flops.items()), d.measured)
 
     def _link(self, a: DeviceKey, b: DeviceKey) -> LinkFigures | None:
         here, there = a.split("/")[0], b.split("/")[0]

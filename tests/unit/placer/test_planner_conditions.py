@@ -208,6 +208,13 @@ def test_tensor_sharding_that_cannot_be_is_refused(changes: dict[str, object], s
     assert said in answer.refusal.message
 
 
+def test_devices_of_different_speed_are_no_tensor_group_even_if_their_layers_cost_the_same() -> None:
+    what = model(1, 1, active_layer_bytes=0, head_bytes=5, **TENSOR)
+    where = fleet(a=(device("0", 3, 300.0), device("1", 3, 100.0)), b=device("0", 40, 50.0))
+    assert layers(ask(where, what)) == {"b/0": 1}
+    assert refused(ask(where, what, sharding="tensor")).refusal.code == "tensor_impossible"
+
+
 def test_auto_groups_devices_only_where_it_is_better() -> None:
     twins = tuple(device(str(i), 200, name="twin") for i in range(2))
     what = model(10, 10, **TENSOR)
