@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import COMMAND, document, environment, shardbus
+from support.command_line import COMMAND, document, environment, shardbus, shardbus_here
 
 FLEET = Path(__file__).parents[2] / "examples" / "attic.json"
 MODEL = "llama-3.1-8b"
@@ -42,7 +42,7 @@ def test_a_fleet_file_with_a_typo_exits_with_2_and_names_the_line(tmp_path: Path
 
 
 def test_the_doctor_names_both_servers_that_are_not_there() -> None:
-    found = {finding["check"]: finding for finding in document(shardbus("doctor", "--json"), code=5)}
+    found = {finding["check"]: finding for finding in document(shardbus_here("doctor", "--json"), code=5)}
     assert {name: finding["status"] for name, finding in found.items() if name in {"NATS", "Postgres"}} == {
         "NATS": "problem",
         "Postgres": "problem",
@@ -52,7 +52,7 @@ def test_the_doctor_names_both_servers_that_are_not_there() -> None:
 
 
 def test_a_password_is_never_printed() -> None:
-    done = shardbus(
+    done = shardbus_here(
         "doctor",
         SHARDBUS_POSTGRES_URL="postgresql://me:s3cret@127.0.0.1:1/x",
         SHARDBUS_NATS_URL="nats://me:s3cret@127.0.0.1:1",
@@ -70,7 +70,7 @@ def test_a_plan_that_cannot_be_exits_with_3_and_says_what_is_missing() -> None:
 
 
 def test_a_plan_covers_all_layers_and_reads_its_fleet_from_a_pipe_too() -> None:
-    from_file = document(shardbus("plan", "--fleet", FLEET, MODEL, "--json", "--deadline-ms", "20000"))
+    from_file = document(shardbus_here("plan", "--fleet", FLEET, MODEL, "--json", "--deadline-ms", "20000"))
     from_pipe = document(
         shardbus("plan", "--fleet", "-", MODEL, "--json", "--deadline-ms", "20000", stdin=FLEET.read_text())
     )
