@@ -37,7 +37,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 def place_command(asked: dict[str, object]) -> Place:
     """Return the command that ``asked`` describes; raise CommandError with what is wrong."""
     if asked.get("access_token") is not None:
-        # It would be left out of the message, and the request answered as if it had none.
+        # Said here, so that a secret is not sent to somebody who can do nothing with it.
         raise CommandError("no placer of this version checks access tokens; ask without --access-token", Exit.REFUSED)
     try:
         return Place.model_validate(asked, strict=False)

@@ -98,6 +98,8 @@ def placer_part(settings: CommonSettings) -> Part:
         from shardbus_placer.policy import Policy
         from shardbus_placer.process import run
         from shardbus_placer.settings import PlacerSettings
+        from shardbus_placer.solver_pulp import warm_up
     assert isinstance(settings, PlacerSettings)
+    warm_up()  # now, not within the first command's deadline
     knowledge = Knowledge(catalogue(), Policy(), plan)
     return lambda bus, stop: run(bus, settings, stop, knowledge)

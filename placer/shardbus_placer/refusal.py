@@ -173,15 +173,33 @@ def _no_unit(model: ModelProfile, request: PlacementRequest, survey: Survey, pro
         return Refusal(
             code="tensor_impossible", message=why, reasons=survey.reasons, remedy="ask for sharding pipeline or auto"
         )
+    if not problem.units:
+        return _no_layer_fits(model, survey)
     nodes = len({unit.node for unit in problem.units})
     if nodes < request.min_nodes:
         return Refusal(
             code="not_enough_nodes",
             message=f"min_nodes is {request.min_nodes}, but only {nodes} nodes have a device that may hold a layer",
             reasons=survey.reasons,
-            remedy=f"lower min_nodes to {nodes}" if nodes else "add a node",
+            remedy=f"lower min_nodes to {nodes}",
         )
     return None
+
+
+def _no_layer_fits(model: ModelProfile, survey: Survey) -> Refusal:
+    """Return the refusal for devices that may be used, but not one of which holds a layer, alone or in a group."""
+    roomiest = max(survey.candidates, key=lambda candidate: candidate.room_bytes)
+    smallest = min(model.bytes_by_layer)
+    return Refusal(
+        code="layer_too_large",
+        message=f"one layer of {model.model_id} takes {bytes_text(smallest)} and its cache, but the roomiest device, "
+        f"{roomiest.key}, has {bytes_text(roomiest.room_bytes)} for layers",
+        required_bytes=smallest,
+        available_bytes=roomiest.room_bytes,
+        missing_bytes=max(0, smallest - roomiest.room_bytes),
+        reasons=survey.reasons,
+        remedy="free memory on a device, add a larger one, or lower context_tokens",
+    )
 
 
 def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, problem: Problem) -> Refusal | None:

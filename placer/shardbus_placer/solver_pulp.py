@@ -168,7 +168,9 @@ def _solve_highs(pulp: Any, highspy: Any, solver: Any, model: LinearModel, secon
 
 def _solve_cbc(pulp: Any, model: LinearModel, seconds: float) -> Solution:
     program, columns = _problem(pulp, model)
-    program.solve(pulp.PULP_CBC_CMD(msg=False, timeLimit=seconds, threads=1, gapRel=0.0, gapAbs=1e-9))
+    # The CBC in PuLP's own wheel, by its path: PuLP's class for it is deprecated.
+    bundled = pulp.PULP_CBC_CMD.pulp_cbc_path
+    program.solve(pulp.COIN_CMD(path=bundled, msg=False, timeLimit=seconds, threads=1, gapRel=0.0, gapAbs=1e-9))
     if program.sol_status == pulp.LpSolutionInfeasible:
         return Solution("infeasible", "CBC")
     if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):

@@ -57,8 +57,8 @@ class PlacementRequest(FrozenModel):
     """Wall time the placer may take to find a plan."""
     command_id: CommandId | None = None
     """Chosen by the sender; the same id twice is one command. ``None``: the stream sequence stands in."""
-    access_token: Annotated[str, Field(max_length=8192)] | None = Field(default=None, repr=False, exclude=True)
-    """Who asks; never stored, never logged."""
+    access_token: Annotated[str, Field(max_length=8192)] | None = Field(default=None, repr=False)
+    """Who asks. It travels with the command alone: no event repeats it, and no log prints it."""
     dry_run: bool = False
     """Answer, but place nothing."""
 

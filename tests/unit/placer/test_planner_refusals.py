@@ -108,3 +108,10 @@ def test_a_refusal_holds_its_deadline_too() -> None:
     answer = ask(where, model(80, 480_000_000), Policy(), deadline_ms=100.0)
     assert isinstance(answer, Refused)
     assert answer.refusal.code == "no_links"
+
+
+def test_devices_that_hold_no_layer_even_in_a_group_are_too_small_not_too_few() -> None:
+    what = model(4, 100, supports_tensor=True, num_attention_heads=8, num_key_value_heads=8, hidden_size=64)
+    refusal = refused(ask(fleet(a=(device("0", 20), device("1", 20))), what, sharding="auto")).refusal
+    assert refusal.code == "layer_too_large"
+    assert "100 B" in refusal.message

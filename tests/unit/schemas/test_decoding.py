@@ -2,7 +2,7 @@ import json
 
 import pytest
 from shardbus_schemas.commands import Delete, Place
-from shardbus_schemas.registry import UnknownMessageError, UnreadableMessageError
+from shardbus_schemas.registry import UnknownMessageError, UnreadableMessageError, encode
 from support.golden import GOLDEN
 from support.messages import RECORDED_AT, received
 
@@ -137,3 +137,9 @@ def test_additional_fields_deep_inside_are_survived(place: str) -> None:
 def test_a_misspelt_field_of_a_command_is_named() -> None:
     got = received(b'{"model_id": "a", "contex_tokens": 1}')
     assert got.unknown_fields == ("contex_tokens (did you mean 'context_tokens'?)",)
+
+
+def test_an_access_token_travels_with_its_command_and_is_not_printed() -> None:
+    place = Place(model_id="llama-3.1-8b", access_token="s3cret")
+    assert received(encode(place)).message == place
+    assert "s3cret" not in repr(place)
