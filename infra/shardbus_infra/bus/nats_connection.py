@@ -138,7 +138,7 @@ class Connection:
             self.last_error = None
             await self._require_jetstream(timeout_seconds)
         except BaseException:
-            connecting.cancel()
+            await _give_up(connecting)
             await self.close()
             raise
 
@@ -354,6 +354,15 @@ class Connection:
                 f"{words}: there is no stream {names[0]} at {self.shown_url}. `shardbus up` sets the streams up"
             )
         raise ApiError(f"{words}, asked on {subject} at {self.shown_url}", code)
+
+
+async def _give_up(connecting: "asyncio.Task[None]") -> None:
+    """Cancel until it is over: asyncio.wait_for within nats-py may swallow a cancellation, and go on for ever."""
+    while not connecting.done():
+        connecting.cancel()
+        await asyncio.wait({connecting}, timeout=0.1)
+    if not connecting.cancelled():
+        connecting.exception()  # said already; retrieved, so that nobody complains that it was not
 
 
 def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
