@@ -86,31 +86,32 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
     return Checkpoint(info.name, row.stream_created, row.sequence, row.sequence_recorded_at, row.epoch)
 
 
-def lost_its_tail(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> bool:
-    """Return whether ``info`` is the checkpoint's own stream, shortened: it forgot its newest messages in a crash."""
+def shortening(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> str | None:
+    """Return how ``info``, the checkpoint's own stream, lost its newest part; ``None`` if it did not, or is another.
+
+    ``held`` is what the stream holds at the checkpoint's sequence, ``None`` if nothing any more.
+    """
     if info.created != checkpoint.stream_created:
-        return False
-    replaced = held and checkpoint.sequence_recorded_at and held.recorded_at != checkpoint.sequence_recorded_at
-    return info.last_sequence < checkpoint.sequence or bool(replaced)
+        return None
+    if info.last_sequence < checkpoint.sequence:
+        return f"it ends at {info.last_sequence} already"
+    if held and checkpoint.sequence_recorded_at and held.recorded_at != checkpoint.sequence_recorded_at:
+        return (
+            f"its message {held.sequence} was recorded {held.recorded_at.isoformat()}, "
+            f"not {checkpoint.sequence_recorded_at.isoformat()}"
+        )
+    return None
 
 
 def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> None:
     """Raise HistoryDivergedError unless ``info`` is the stream that the checkpoint is a position of.
 
-    ``held`` is what the stream holds at the checkpoint's sequence, ``None`` if nothing any more. A stream that was
-    deleted and made anew, restored from a backup, or that lost its tail counts from 1 or from there again: following it
-    would skip what it has, and mix two histories.
+    ``held`` is as for ``shortening``. A stream that was deleted and made anew, restored from a backup, or that lost its
+    tail counts from 1 or from there again: following it would skip what it has, and mix two histories.
     """
-    if info.created != checkpoint.stream_created:
-        problem = f"it was made {info.created.isoformat()}"
-    elif info.last_sequence < checkpoint.sequence:
-        problem = f"it ends at {info.last_sequence} already"
-    elif held and checkpoint.sequence_recorded_at and held.recorded_at != checkpoint.sequence_recorded_at:
-        problem = (
-            f"its message {held.sequence} was recorded {held.recorded_at.isoformat()}, "
-            f"not {checkpoint.sequence_recorded_at.isoformat()}"
-        )
-    else:
+    other = info.created != checkpoint.stream_created
+    problem = f"it was made {info.created.isoformat()}" if other else shortening(checkpoint, info, held)
+    if problem is None:
         return
     tables = ", ".join(TABLES_OF[checkpoint.stream])
     remedy = f"TRUNCATE {tables}; DELETE FROM checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person

@@ -22,7 +22,7 @@ from shardbus_infra.observability import extract, metrics, tracer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from shardbus_eventstore.checkpoint import gap_before, gaps_in, lost_its_tail, refuse_gaps, verify
+from shardbus_eventstore.checkpoint import gap_before, gaps_in, refuse_gaps, shortening, verify
 from shardbus_eventstore.errors import DatabaseUnreachableError, ProjectorFencedError
 from shardbus_eventstore.intake import Rejected, Taken, take
 from shardbus_eventstore.migrate import upgrade
@@ -129,7 +129,7 @@ class StreamProjector:
         try:
             position = projection.checkpoint.sequence
             held = await self._bus.get(self._stream, position) if position else None
-            if self._stream == TELEMETRY and lost_its_tail(projection.checkpoint, info, held):
+            if self._stream == TELEMETRY and shortening(projection.checkpoint, info, held):
                 # TELEMETRY is acknowledged before the disk has it. What a crash took was advisory, and is said again
                 # with the next heartbeat; but the rows made of it are of no stream, and have to go.
                 log.warning("%s lost its newest messages in a crash; projecting what it holds anew", self._stream)
