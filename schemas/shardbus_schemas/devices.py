@@ -39,6 +39,8 @@ class DeviceFacts(FrozenModel):
     memory_bandwidth_bytes_per_second: PositiveRate | None = None
     peak_flops: dict[str, PositiveRate] = {}
     """Dense operations per second by dtype, such as ``{"float16": 71e12}``."""
+    dtypes: tuple[str, ...] | None = None
+    """The dtypes it can compute in, such as ``("float16", "float32")``; ``None``: unknown, any is tried."""
     driver: str | None = None
     measured: tuple[MeasuredSpeed, ...] = ()
     sources: dict[str, FactSource] = {}

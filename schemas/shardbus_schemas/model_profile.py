@@ -44,6 +44,8 @@ class ModelProfile(FrozenModel):
     num_key_value_heads: PositiveInteger | None = None
     supports_tensor: bool = False
     """Whether layers may be split across devices by tensor parallelism."""
+    supports_uneven_tensor: bool = False
+    """Whether heads may be split unevenly: then any number of devices up to the KV heads may share a layer."""
     backends: tuple[Backend, ...] | None = None
     """Which backends can run it; ``None`` is any."""
     dtype: str | None = None

@@ -93,6 +93,10 @@ class Stage(FrozenModel):
     """What each device must hold: weights, KV cache, activations, runtime overhead."""
     seconds: Seconds
     """Predicted decode time of this stage for one token of each sequence."""
+    prefill_seconds: Seconds | None = None
+    """Predicted time of this stage for the whole prompt of one sequence; ``None`` when FLOPs are unknown."""
+    tokens_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Under ``fleet_throughput``: the rate that this stage can sustain with the layers it holds."""
 
     @property
     def layers(self) -> int:
@@ -107,8 +111,52 @@ class Hop(FrozenModel):
     to_device: DeviceKey = Field(alias="to")
     seconds: Seconds
     """Link latency plus activation bytes over link bandwidth."""
+    prefill_seconds: Seconds | None = None
+    """The same for all activations of the prompt of one sequence."""
     known: bool = True
     """False where no measurement exists and the policy's conservative figure was used."""
+
+
+class Flow(FrozenModel):
+    """Tokens that go from one stage to another under ``fleet_throughput``; ``None`` is where requests enter or leave.
+
+    What enters a stage leaves it. A stage is named by its first device, and may only hand over to stages that
+    begin at the layer where it ends.
+    """
+
+    from_device: DeviceKey | None = Field(default=None, alias="from")
+    to_device: DeviceKey | None = Field(default=None, alias="to")
+    tokens_per_second: Annotated[float, Field(ge=0)]
+
+
+BindingKind = Literal["memory", "stage", "link", "condition"]
+"""``memory``: a device is full. ``stage``: it is the slowest. ``link``: a hop is. ``condition``: the request's own."""
+
+
+class Binding(FrozenModel):
+    """Something that keeps the plan from being better: without it, another plan might be."""
+
+    kind: BindingKind
+    device: DeviceKey | None = None
+    to_device: DeviceKey | None = None
+    """Where a link goes to."""
+    why: str
+    """One sentence for a person, with numbers."""
+
+
+class RunnerUp(FrozenModel):
+    """The best other choice of devices that was found, and what it would cost."""
+
+    devices: tuple[tuple[DeviceKey, ...], ...]
+    """Stage by stage, in pipeline order."""
+    layers: tuple[int, ...]
+    """How many layers each of these stages would hold."""
+    value: float
+    """The objective it would reach, in the same unit as the plan's."""
+    loss: Annotated[float, Field(ge=0)]
+    """How much worse that is, relative to the plan's value."""
+    why: str
+    """One sentence for a person: what differs, and what it costs."""
 
 
 class ObjectiveValue(FrozenModel):
@@ -134,6 +182,8 @@ class Prediction(FrozenModel):
     pipeline's latency when there are fewer sequences than stages."""
     prefill_tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """``None`` when a device's peak FLOPS or the model's FLOPs are unknown."""
+    prefill_seconds: Seconds | None = None
+    """What one user waits for the first token of a prompt that fills the asked context: all stages and hops."""
     assumptions: tuple[str, ...] = ()
     """What was not known and how it was counted."""
 
@@ -146,6 +196,9 @@ class SolverReport(FrozenModel):
     status: str
     """``optimal``, ``feasible``, ``infeasible``, ``deadline``, ``failed``."""
     seconds: Seconds
+    """Wall time of the whole answer up to here: survey, search, solver."""
+    solve_seconds: Seconds | None = None
+    """Of which searching and solving took so much."""
 
 
 class DeviceVerdict(FrozenModel):
@@ -182,6 +235,37 @@ RefusalCode = Literal[
 ]
 
 
+RemedyKind = Literal[
+    "free_memory",
+    "add_device",
+    "shorten_context",
+    "lower_concurrency",
+    "other_model",
+    "add_link",
+    "change_request",
+]
+
+
+class Remedy(FrozenModel):
+    """One change that makes a refused request fit; it was planned again before it was named."""
+
+    kind: RemedyKind
+    text: str
+    """What to do, for a person."""
+    device: DeviceKey | None = None
+    """Where to free memory, or beside which device to add one."""
+    memory_bytes: Bytes | None = None
+    """How much to free, or how much must be usable on the added device."""
+    context_tokens: TokenCount | None = None
+    """The longest context that fits."""
+    concurrency: PositiveCount | None = None
+    model_id: ModelId | None = None
+    """A smaller variant of the model that fits."""
+    from_node: NodeId | None = None
+    to_node: NodeId | None = None
+    """The link that is missing."""
+
+
 class Refusal(FrozenModel):
     """Why there is no placement, and the smallest change that would make one."""
 
@@ -196,6 +280,8 @@ class Refusal(FrozenModel):
     """How many devices were barred, per reason."""
     remedy: str | None = None
     """The smallest change that would make it fit."""
+    remedies: tuple[Remedy, ...] = ()
+    """The smallest changes of each kind that would make it fit, each alone, the gentlest first."""
     proved: bool = True
     """Whether a solver (or a counting argument) proved that no plan exists."""
 
@@ -217,6 +303,12 @@ class Placed(FrozenModel):
     """One per pair of consecutive stages, in order; empty for one stage."""
     objective: ObjectiveValue
     predicted: Prediction
+    flows: tuple[Flow, ...] = ()
+    """Under ``fleet_throughput`` only: which share of the tokens goes which way."""
+    binding: tuple[Binding, ...] = ()
+    """What keeps it from being better, the most telling first."""
+    runner_up: RunnerUp | None = None
+    """``None`` where no other choice of devices was found."""
     solver: SolverReport
     devices: tuple[DeviceVerdict, ...] = ()
     notes: tuple[str, ...] = ()
