@@ -11,7 +11,6 @@ from shardbus_schemas.device_table import GIBIBYTE, complete, lookup, rows
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet, FleetDevice, FleetNode
 from shardbus_schemas.ids import DeviceId, DeviceKey, NodeId
-from shardbus_schemas.problems import explain
 from shardbus_schemas.units import rate_of, seconds_of
 
 from shardbus_console.exits import CommandError
@@ -85,9 +84,9 @@ def changes_of(
         changes += [Throttle(key) for key in keys if key.node_id == text] or [Throttle(DeviceKey(text))]
     for text in link or ():
         figures, ends = _figures(text)
-        changes += [SetLink(a, b, figures) for a, b in _ends("--link", ends)]
+        changes += [SetLink(a, b, figures) for a, b in _ends(ends, f"--link {text}")]
     for text in unlink or ():
-        changes += [RemoveLink(a, b) for a, b in _ends("--unlink", text)]
+        changes += [RemoveLink(a, b) for a, b in _ends(text, f"--unlink {text}")]
     if not changes:
         raise CommandError("say what would change: --add, --remove, --throttle, --link or --unlink")
     return changes
@@ -113,7 +112,8 @@ def _added(fleet: Fleet, texts: Sequence[str]) -> "Iterator[AddDevice]":
             try:
                 FleetNode.model_validate({"node_id": node, "devices": (device.model_dump(),)})
             except ValidationError as error:
-                raise CommandError(f"--add {text}: {explain(error)}") from error
+                said = "a node and a device are named by up to 200 characters without '/' or spaces at the ends"
+                raise CommandError(f"--add {text}: {said}") from error
             yield AddDevice(NodeId(node), device)
 
 
@@ -163,10 +163,10 @@ def _figures(text: str) -> tuple[LinkFigures, str]:
         raise CommandError(f"--link {text}: {error}") from error
 
 
-def _ends(flag: str, text: str) -> list[tuple[NodeId, NodeId]]:
+def _ends(text: str, said: str) -> list[tuple[NodeId, NodeId]]:
     both = "<>" in text
     start, sign, end = (part.strip() for part in text.partition("<>" if both else ">"))
     if not start or not sign or not end:
-        raise CommandError(f"{flag} {text}: name two nodes, A>B for one way or A<>B for both")
+        raise CommandError(f"{said}: name two nodes, A>B for one way or A<>B for both")
     one_way = (NodeId(start), NodeId(end))
     return [one_way, (one_way[1], one_way[0])] if both else [one_way]
