@@ -30,19 +30,26 @@ def figure_rows(comparison: "Comparison") -> list[dict[str, object]]:
 
 
 def device_rows(comparison: "Comparison") -> list[dict[str, object]]:
-    """Return a row for each device of the comparison, with why where it holds nothing after the changes."""
+    """Return a row for each device of the comparison: what it holds in either plan."""
     return [
         {
             "device": change.device,
             "name": change.name or "?",
             "layers before": _layers(change.before),
-            "layers after": _layers(change.after),
+            "layers after": "removed" if change.removed else _layers(change.after),
             "memory before": "" if change.before is None else bytes_text(change.before.memory_bytes),
             "memory after": "" if change.after is None else bytes_text(change.after.memory_bytes),
-            "why": change.why if change.after is None else "",
         }
         for change in comparison.devices
     ]
+
+
+def idle_lines(comparison: "Comparison") -> list[str]:
+    """Return why each device that is there and counts holds nothing in the new plan."""
+    if isinstance(comparison.after, Refused):
+        return []
+    idle = [change for change in comparison.devices if change.after is None and not change.removed]
+    return [f"{change.device} holds nothing: {change.why}" for change in idle]
 
 
 def print_comparison(comparison: "Comparison", model_id: str) -> None:
@@ -50,7 +57,7 @@ def print_comparison(comparison: "Comparison", model_id: str) -> None:
     print_table(f"{model_id}, before and after", figure_rows(comparison), right=_RIGHT)
     print_table(None, device_rows(comparison), right=_RIGHT)
     data.print(comparison.verdict, style="bold", markup=False, soft_wrap=True)
-    lines = [f"note: {text}" for text in comparison.notes]
+    lines = [*idle_lines(comparison), *(f"note: {text}" for text in comparison.notes)]
     if isinstance(comparison.after, Refused) and comparison.after.refusal.remedy:
         lines.append(f"what would help: {comparison.after.refusal.remedy}")
     for line in lines:

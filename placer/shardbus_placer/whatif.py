@@ -39,6 +39,7 @@ class DeviceChange(FrozenModel):
     name: str | None = None
     before: Held | None = None
     after: Held | None = None
+    removed: bool = False
     why: str = ""
     """What the planner made of it after the changes."""
 
@@ -115,7 +116,8 @@ def _devices(fleet: Fleet, then: Fleet, before: Placed | Refused, after: Placed 
                 name=name,
                 before=held_before.get(key),
                 after=held_after.get(key),
-                why=why.get(key, "") if key in there else "removed",
+                removed=key not in there,
+                why=why.get(key, ""),
             )
 
 

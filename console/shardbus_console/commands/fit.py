@@ -11,7 +11,7 @@ from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import data, print_json, print_table, with_progress
 from shardbus_console.request_options import ONLY_COMMANDS, request_of, request_options
 
-DEADLINE_MS = 50.0
+DEADLINE_MS = 50
 """Per model: a whole catalogue is planned, and a good answer for each is enough."""
 
 

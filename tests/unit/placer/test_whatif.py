@@ -54,7 +54,7 @@ def test_a_model_that_fits_no_more_or_only_now_is_said_with_what_is_missing() ->
     gone = compare(PAIR, [RemoveNode(DESK)])
     assert gone.verdict == "it does not fit any more: insufficient memory (40 B missing); before, 0.99 tokens/s"
     assert (gone.tokens_per_second_change, gone.moves) == (None, ())
-    assert [one.why for one in gone.devices if one.device == "desk/a"] == ["removed"]
+    assert [str(one.device) for one in gone.devices if one.removed] == ["desk/a"]
     come = compare(fleet(attic=device("a", 60)), [AddDevice(ATTIC, device("b", 60))])
     assert come.verdict.startswith("it fits now: ")
     assert come.verdict.endswith(" on 2 devices; before, insufficient memory (40 B missing)")
