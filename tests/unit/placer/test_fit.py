@@ -76,6 +76,12 @@ def test_the_longest_context_is_the_last_step_that_fits_or_the_models_own_limit(
     assert one.longest_context_tokens == longest
 
 
+def test_where_not_even_one_step_of_context_fits_the_requests_own_is_the_longest() -> None:
+    what = sized("cached", 10, kv_bytes_per_token_per_layer=1, max_context_tokens=CONTEXT_STEP + 500)
+    one = fit_one(fleet(attic=device("a", 105)), what, REQUEST, PLAIN, longest_context=True)
+    assert one.longest_context_tokens == 0
+
+
 def test_the_requests_own_model_does_not_matter() -> None:
     request = PlacementRequest(model_id="something-else", context_tokens=0, deadline_ms=10_000.0)
     assert fit_one(FLEET, sized("small", 10), request, PLAIN).fits is True

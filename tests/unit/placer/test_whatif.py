@@ -73,6 +73,20 @@ def test_a_throttled_device_slows_the_plan() -> None:
     assert hot.verdict == "-50 % tokens/s (1.0 before, 0.5 after)"
 
 
+def test_layers_that_become_shared_or_are_shared_no_more_do_not_move() -> None:
+    heads = {"supports_tensor": True, "hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shared = model(layers=10, size=10, **heads)
+    one = fleet(attic=device("a", 200, name="twin"))
+    request = asked(shared, objective="latency")
+    more = what_if(one, [AddDevice(ATTIC, device("b", 200, name="twin"))], shared, request, PLAIN)
+    assert more.moves == (Move(layers=10, to_devices=(DeviceKey("attic/b"),)),)
+    assert more.verdict.endswith("; 10 layers shared with attic/b too")
+    both = fleet(attic=(device("a", 200, name="twin"), device("b", 200, name="twin")))
+    fewer = what_if(both, [RemoveDevice(DeviceKey("attic/b"))], shared, request, PLAIN)
+    assert fewer.moves == (Move(layers=10, from_devices=(DeviceKey("attic/b"),)),)
+    assert fewer.verdict.endswith("; 10 layers no longer shared with attic/b")
+
+
 def test_a_cut_link_can_make_a_plan_impossible() -> None:
     cut = compare(PAIR, [RemoveLink(ATTIC, DESK), RemoveLink(DESK, ATTIC)])
     assert cut.verdict.startswith("it does not fit any more: no links")
