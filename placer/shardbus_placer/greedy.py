@@ -45,6 +45,14 @@ class Search:
         self.best = found
         return True
 
+    def take(self, order: Sequence[Unit]) -> bool:
+        """Cut this order whatever the limits of the search, keep it if it is better, and return whether it was."""
+        found = best_cut(self.problem, order) if self.problem.admits(order) else None
+        if found is None or (self.best is not None and found.cost >= self.best.cost):
+            return False
+        self.best = found
+        return True
+
     def polish(self) -> None:
         """Cut the best order finely: the search itself compares orders coarsely."""
         if self.best is not None:

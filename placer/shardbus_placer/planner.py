@@ -21,7 +21,6 @@ from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
 from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.optimise import Outcome, optimise
-from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Links, Problem, device_scores, formulate, links_of
 from shardbus_placer.score import Score
@@ -98,9 +97,6 @@ def plan(
     state.polish()
     if easy and state.best is not None:
         bound = counted_bound(problem, state.best.cost)
-        if bound is not None:
-            keep_pace(state, bound)
-            state.polish()
         answer = _placed(situation, state.best, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
