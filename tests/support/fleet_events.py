@@ -11,7 +11,6 @@ from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.ids import NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.telemetry import DeviceGPUState
-
 from support.histories import START, stored
 
 NOW: datetime = START

@@ -13,7 +13,6 @@ from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink, FleetNode
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import ObjectiveName, PlacementRequest
-
 from support import device_kinds as kinds
 from support.device_kinds import Kind, device
 

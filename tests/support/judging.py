@@ -7,7 +7,6 @@ from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest
-
 from support.brute_force import BruteForce
 from support.peers import Shards
 
@@ -22,9 +21,7 @@ class Judgement:
     """Devices that would have to hold more than they have free."""
 
 
-def judge(
-    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, shards: Shards
-) -> Judgement:
+def judge(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, shards: Shards) -> Judgement:
     """Return what a plan of single devices is worth."""
     referee = BruteForce(fleet, model, request, policy)
     order = tuple((key,) for key, _, _ in shards)

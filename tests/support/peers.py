@@ -146,9 +146,7 @@ def by_largest_remainder(layers: int, shares: Sequence[float]) -> list[int]:
 def ranges(devices: Sequence[DeviceKey], counts: Sequence[int]) -> Shards:
     """Return consecutive layer ranges of these lengths; a device without a layer is left out."""
     ends = list(accumulate(counts))
-    return tuple(
-        (key, end - count, end) for key, count, end in zip(devices, counts, ends, strict=True) if count
-    )
+    return tuple((key, end - count, end) for key, count, end in zip(devices, counts, ends, strict=True) if count)
 
 
 _Capacity = Callable[..., int]

@@ -7,7 +7,6 @@ from shardbus_placer.models.catalogue import catalogue
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet, FleetNode
 from shardbus_schemas.model_profile import ModelProfile
-
 from support import device_kinds as kinds
 from support.device_kinds import Kind, device, idle
 from support.fleet_families import GIGABIT, HUNDRED, PCIE_4, TEN_GIGABIT, TWENTY_FIVE, link
