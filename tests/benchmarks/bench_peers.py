@@ -131,6 +131,8 @@ def compare(family: str, objective: ObjectiveName, cases: int) -> Table:
         table.ours.take(quick.objective.value if quick.status == "placed" else None, patient)
         for name, found in judged.items():
             value, full = (None, False) if found is None else (found.value, bool(found.overcommitted))
+            if value is not None and not full and patient.status == "placed" and patient.objective.bound is not None:
+                assert value >= patient.objective.bound * (1 - 1e-6), (family, seed, name, "beats what was proved")
             table.peers[name].take(value, patient, full=full)
     return table
 
