@@ -58,12 +58,12 @@ def queued_ms() -> float:
     return int(RUN_QUEUE.read_text(encoding="ascii").split()[1]) / 1e6 if RUN_QUEUE.is_file() else 0.0
 
 
-def cases() -> Iterator[tuple[Fleet, ModelProfile, PlacementRequest]]:
+def cases(deadline_ms: float) -> Iterator[tuple[Fleet, ModelProfile, PlacementRequest]]:
     """Return small fleets on which the planner asks the solver: of others nothing is learnt here."""
     for seed in count():
         fleet = fleets.any_links(5 + seed % 4, seed)
         model = fleets.model_of_80_layers(fleet, seed)
-        request = PlacementRequest(model=model, objective="throughput", sharding="pipeline", deadline_ms=DEADLINE_MS)
+        request = PlacementRequest(model=model, objective="throughput", sharding="pipeline", deadline_ms=deadline_ms)
         hang = Hang()
         with solver_is(hang.way("raising")):
             answer = plan(fleet, model, request, POLICY)
@@ -71,11 +71,13 @@ def cases() -> Iterator[tuple[Fleet, ModelProfile, PlacementRequest]]:
             yield fleet, model, request
 
 
-def measure(way: str, calls: int) -> tuple[Measured, int]:
+def measure(way: str, calls: int, deadline_ms: float) -> tuple[Measured, int]:
     """Return how late ``calls`` calls were with a solver that fails in this way, and how many reached it."""
     found, hang = Measured(), Hang()
     with solver_is(hang.way(way)):
-        for index, (fleet, model, request) in enumerate(islice(cycle(tuple(islice(cases(), FLEETS))), calls)):
+        for index, (fleet, model, request) in enumerate(
+            islice(cycle(tuple(islice(cases(deadline_ms), FLEETS))), calls)
+        ):
             queued, began = queued_ms(), time.perf_counter()
             answer = plan(fleet, model, request, POLICY)
             late = (time.perf_counter() - began) * 1e3 - request.deadline_ms
@@ -85,8 +87,8 @@ def measure(way: str, calls: int) -> tuple[Measured, int]:
             assert verify(fleet, model, request, POLICY, answer) == (), (way, index)
             if index % BARE_EVERY == 0:
                 queued, began = queued_ms(), time.perf_counter()
-                threading.Event().wait(DEADLINE_MS / 1e3)
-                late = (time.perf_counter() - began) * 1e3 - DEADLINE_MS
+                threading.Event().wait(deadline_ms / 1e3)
+                late = (time.perf_counter() - began) * 1e3 - deadline_ms
                 found.bare.append(late)
                 found.bare_own.append(late - (queued_ms() - queued))
             if index % PILE.get(way, 1) == 0:
@@ -104,12 +106,13 @@ def main() -> None:
     """Print the section."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--deadline-ms", type=float, default=DEADLINE_MS)
     parser.add_argument("--way", choices=WAYS, help="this way to fail alone")
     options = parser.parse_args()
     ways = (options.way,) if options.way else WAYS
     print(
         "## Planner: the deadline, with solvers that hang\n\n"
-        f"{options.calls:,} calls on fleets of 5 to 8 devices, deadline {DEADLINE_MS:g} ms, up to "
+        f"{options.calls:,} calls on fleets of 5 to 8 devices, deadline {options.deadline_ms:g} ms, up to "
         f"{max(PILE.values())} hung solvers at a time. *Late*: milliseconds past the deadline, p50 / p99 / worst; "
         "negative is early. *Own*: less the time that the calling thread was ready to run and the machine ran "
         f"something else. A bare wait on an event as long as the deadline, made every {BARE_EVERY} calls, shows what "
@@ -122,7 +125,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for way in ways:
         sys.stderr.write(f"bench: deadline, {way}\n")
-        found, reached = measure(way, options.calls // len(ways))
+        found, reached = measure(way, options.calls // len(ways), options.deadline_ms)
         late = found.late
         cells = (
             SAYS[way],
