@@ -1,0 +1,229 @@
+"""The best flow that can be found before the deadline, with what was proved about it.
+
+Where every link carries more than the whole flow, links are left aside: teams are looked for, and the flow is what
+the slowest team passes. Where links are slower, nodes fall into clusters; whole clusters are then taken together and
+apart in every way, teams are looked for in each part, and what counts is the flow through the real network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shardbus_placer.fleet_flow.arrangement import Arranger, held_of
+from shardbus_placer.fleet_flow.certificate import Certificate
+from shardbus_placer.fleet_flow.grouping import in_line
+from shardbus_placer.fleet_flow.rates import Rates
+from shardbus_placer.fleet_flow.spending import Spending
+from shardbus_placer.fleet_flow.teams import Courses, courses, first_course
+from shardbus_placer.fleet_flow.traffic import Capacities, Traffic, traffic
+from shardbus_placer.problem import Problem
+
+MOST_CLUSTERS = 4
+DEPTHS_TRIED = 3
+EXCHANGES = 600
+"""Flows through the real network that may be worked out for one way to take clusters together."""
+CLOSED = 1e-7
+LITTLE = 1e-6
+
+
+@dataclass(frozen=True)
+class Found:
+    """A flow, if there is one, and the bound that holds for every plan."""
+
+    traffic: Traffic | None
+    bound: float
+    by_solver: bool = False
+    detail: str = ""
+    """What went wrong with the solver."""
+
+
+def solve(
+    problem: Problem,
+    rates: Rates,
+    capacity: Capacities,
+    certificate: Certificate,
+    seconds_left: Callable[[], float],
+) -> Found:
+    """Return the best flow found, with the bound that holds for every plan."""
+    depth = min(problem.max_stages, problem.layers)
+    bound = certificate.bound(depth)
+    units = _best_choice(problem, rates, bound, depth)
+    if not units or bound <= 0:
+        return Found(None, bound)
+    nodes = sorted({problem.units[index].node for index in units})
+    if _open(capacity, nodes, bound):
+        found = courses(rates, units, bound, depth, seconds_left)
+        return _found(rates, capacity, found, bound, depth)
+    return _over_slow_links(problem, rates, capacity, certificate, (units, bound, depth), seconds_left)
+
+
+def _over_slow_links(
+    problem: Problem,
+    rates: Rates,
+    capacity: Capacities,
+    certificate: Certificate,
+    task: tuple[Sequence[int], float, int],
+    seconds_left: Callable[[], float],
+) -> Found:
+    units, bound, depth = task
+    used = {problem.units[index].node for index in units}
+    ways = [[[node for node in cluster if node in used] for cluster in way] for way in certificate.clusterings()]
+    ways = [[cluster for cluster in way if cluster] for way in ways]
+    clusters = next((way for way in ways if 1 < len(way) <= MOST_CLUSTERS), [sorted(used)])
+    best: Traffic | None = None
+    by_solver, detail = False, ""
+    for parts, most in _tasks(clusters, depth):
+        if best is not None and (seconds_left() <= 0 or best.value >= bound * (1 - CLOSED)):
+            break
+        chosen: list[Courses] = []
+        for part in parts:
+            members = [index for index in units if problem.units[index].node in set(part)]
+            solo = len(parts) == 1
+            chosen.append(courses(rates, members, bound, most, lambda: seconds_left() / 3, with_program=solo))
+        whole = Courses(
+            tuple(course for part in chosen for course in part.courses), any(part.by_solver for part in chosen)
+        )
+        detail = detail or next((part.solver_failed for part in chosen if part.solver_failed), "")
+        if not whole.courses or (best is not None and whole.rate <= best.value * (1 + LITTLE)):
+            continue  # links can only take away from that
+        arranger = Arranger(rates, capacity, clusters, most, Spending(EXCHANGES, seconds_left))
+        _, through = arranger.arranged(whole.courses, units)
+        if through.value > 0 and (best is None or through.value > best.value * (1 + LITTLE)):
+            best, by_solver = through, whole.by_solver
+    return Found(best, bound, by_solver, detail)
+
+
+def _tasks(clusters: Sequence[Sequence[int]], depth: int) -> Iterator[tuple[list[list[int]], int]]:
+    """Return ways to take clusters together, each with a limit of stages: a shorter pipeline crosses fewer links."""
+    ways = sorted(_partitions(list(clusters)), key=lambda way: (len(way) > 1, -len(way)))
+    for way in ways:
+        yield way, depth
+    for fewer in range(1, DEPTHS_TRIED + 1):
+        for way in ways:
+            if depth - fewer > 0:
+                yield way, depth - fewer
+
+
+def _found(rates: Rates, capacity: Capacities, found: Courses, bound: float, depth: int) -> Found:
+    if not found.courses:
+        return Found(None, bound, detail=found.solver_failed)
+    through = traffic(rates, capacity, held_of(found.courses), depth)
+    return Found(through if through.value > 0 else None, bound, found.by_solver, found.solver_failed)
+
+
+def _open(capacity: Capacities, nodes: Sequence[int], flow: float) -> bool:
+    """Return whether every link there can be carries the whole flow."""
+    return all(capacity.get((a, b), 0.0) >= flow for a in nodes for b in nodes)
+
+
+def _best_choice(problem: Problem, rates: Rates, bound: float, depth: int) -> list[int]:
+    """Return the choice of units, out of those that share devices, whose first pipeline is best."""
+    choices = unit_choices(problem, rates)
+    if len(choices) == 1:
+        return choices[0]
+
+    def rate(units: Sequence[int]) -> float:
+        course = first_course(rates, in_line(rates, units), bound, depth)
+        return 0.0 if course is None else course.rate
+
+    return max(choices, key=rate)
+
+
+def unit_choices(problem: Problem, rates: Rates) -> list[list[int]]:
+    """Return choices of units that share no device: the smallest ones, and groups of each size with what is left."""
+    sizes = sorted({len(unit.devices) for unit in problem.units})
+    found: list[list[int]] = []
+    for preferred in sizes:
+        taken: set[str] = set()
+        chosen: list[int] = []
+        order = sorted(
+            (index for index in range(len(problem.units)) if rates.most(index)),
+            key=lambda index: (len(problem.units[index].devices) != preferred, len(problem.units[index].devices), index),
+        )
+        for index in order:
+            if taken.isdisjoint(problem.units[index].devices):
+                taken.update(problem.units[index].devices)
+                chosen.append(index)
+        found.append(within_limits(problem, rates, chosen))
+    return found
+
+
+def within_limits(problem: Problem, rates: Rates, units: Sequence[int]) -> list[int]:
+    """Return as many of the units as ``max_devices`` and ``max_nodes`` allow, those that do most."""
+    order = sorted(units, key=lambda index: (-rates.work(index), index))
+    by_node: dict[str, float] = {}
+    for index in order:
+        for node in nodes_of(problem, index):
+            by_node[node] = by_node.get(node, 0.0) + rates.work(index)
+    nodes = set(sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes])
+    kept: list[int] = []
+    devices = 0
+    for index in order:
+        size = len(problem.units[index].devices)
+        if nodes_of(problem, index) <= nodes and devices + size <= problem.max_devices:
+            kept.append(index)
+            devices += size
+    return sorted(kept)
+
+
+def nodes_of(problem: Problem, index: int) -> set[str]:
+    """Return the nodes that a unit has devices of."""
+    return {device.node_id for device in problem.units[index].devices}
+
+
+def _tasks(clusters: Sequence[Sequence[int]], depth: int) -> Iterator[tuple[list[list[int]], int]]:
+    """Return ways to take clusters together, each with a limit of stages: a shorter pipeline crosses fewer links."""
+    ways = sorted(_partitions(list(clusters)), key=lambda way: (len(way) > 1, -len(way)))
+    for way in ways:
+        yield way, depth
+    for fewer in range(1, DEPTHS_TRIED + 1):
+        for way in ways:
+            if depth - fewer > 0:
+                yield way, depth - fewer
+
+
+def _found(rates: Rates, capacity: Capacities, found: Courses, bound: float, depth: int) -> Found:
+    if not found.courses:
+        return Found(None, bound, detail=found.solver_failed)
+    through = traffic(rates, capacity, held_of(found.courses), depth)
+    return Found(through if through.value > 0 else None, bound, found.by_solver, found.solver_failed)
+
+
+def _open(capacity: Capacities, nodes: Sequence[int], flow: float) -> bool:
+    """Return whether every link there can be carries the whole flow."""
+    return all(capacity.get((a, b), 0.0) >= flow for a in nodes for b in nodes)
+
+
+def chosen_units(problem: Problem, rates: Rates) -> list[int]:
+    """Return units that share no device, as many devices and nodes as the request allows, those that do most."""
+    taken: set[str] = set()
+    found: list[int] = []
+    for index in sorted(range(len(problem.units)), key=lambda index: (len(problem.units[index].devices), index)):
+        unit = problem.units[index]
+        if rates.most(index) and taken.isdisjoint(unit.devices):
+            taken.update(unit.devices)
+            found.append(index)
+    found.sort(key=lambda index: (-rates.work(index), index))
+    by_node: dict[int, float] = {}
+    for index in found:
+        node = problem.units[index].node
+        by_node[node] = by_node.get(node, 0.0) + rates.work(index)
+    nodes = sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes]
+    kept: list[int] = []
+    devices = 0
+    for index in found:
+        unit = problem.units[index]
+        if unit.node in nodes and devices + len(unit.devices) <= problem.max_devices:
+            kept.append(index)
+            devices += len(unit.devices)
+    return kept
+
+
+def _partitions(clusters: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
+    if not clusters:
+        yield []
+        return
+    first, *others = clusters
+    for way in _partitions(others):
+        yield [list(first), *way]
+        for position, part in enumerate(way):
+            yield [*way[:position], [*first, *part], *way[position + 1 :]]
