@@ -5,6 +5,7 @@ failure: the best greedy plan. Whoever made it, a plan passes the verifier or is
 that there is none refuses.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from shardbus_placer.bound import counted_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
+from shardbus_placer.fleet_flow.whole_fleet import Task, place_whole_fleet
 from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.optimise import Outcome, optimise
 from shardbus_placer.policy import Policy
@@ -87,6 +89,21 @@ def plan(
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
+
+    if request.objective == "fleet_throughput":
+        task = Task(
+            fleet=fleet,
+            model=model,
+            request=request,
+            policy=policy,
+            survey=surveyed,
+            links=links,
+            scores=scores,
+            problem=problem,
+            elapsed=elapsed,
+            seconds_left=lambda: situation.seconds_left,
+        )
+        return place_whole_fleet(task, functools.partial(plan, clock=clock))
 
     easy, reason = _easy(situation)
     share = EASY_SHARE if easy else GREEDY_SHARE
