@@ -76,12 +76,12 @@ class Certificate:
     def bound(self, max_stages: int) -> float:
         """Return what no plan of at most so many stages on any route can exceed."""
         everywhere = range(len(self.problem.nodes))
-        best = self._within(everywhere, max_stages)
+        best = self.within(everywhere, max_stages)
         for clusters in self.clusterings():
             among = {node: number for number, cluster in enumerate(clusters) for node in cluster}
             crossing = sum(value for (a, b), value in self.capacity.items() if among[a] != among[b])
             if crossing < best:
-                best = min(best, crossing + sum(self._within(cluster, max_stages) for cluster in clusters))
+                best = min(best, crossing + sum(self.within(cluster, max_stages) for cluster in clusters))
         return best * (1 + SLACK)
 
     def clusterings(self) -> list[list[list[int]]]:
@@ -99,7 +99,7 @@ class Certificate:
                 found.append(clusters)
         return found
 
-    def _within(self, nodes: Sequence[int], max_stages: int) -> float:
+    def within(self, nodes: Sequence[int], max_stages: int) -> float:
         """Return what no plan on these nodes can exceed, links left aside."""
         if self._most_layers(nodes) < self.problem.layers:
             return 0.0

@@ -34,6 +34,8 @@ class Found:
     by_solver: bool = False
     detail: str = ""
     """What went wrong with the solver."""
+    slow_links: bool = False
+    """Whether some link carries less than the whole flow."""
 
 
 def solve(
@@ -78,7 +80,9 @@ def _over_slow_links(
         for part in parts:
             members = [index for index in units if problem.units[index].node in set(part)]
             solo = len(parts) == 1
-            chosen.append(courses(rates, members, bound, most, lambda: seconds_left() / 3, with_program=solo))
+            ceiling = bound if solo else min(bound, certificate.within(part, most))
+            if ceiling > 0:
+                chosen.append(courses(rates, members, ceiling, most, lambda: seconds_left() / 3, with_program=solo))
         whole = Courses(
             tuple(course for part in chosen for course in part.courses), any(part.by_solver for part in chosen)
         )
@@ -89,7 +93,7 @@ def _over_slow_links(
         _, through = arranger.arranged(whole.courses, units)
         if through.value > 0 and (best is None or through.value > best.value * (1 + LITTLE)):
             best, by_solver = through, whole.by_solver
-    return Found(best, bound, by_solver, detail)
+    return Found(best, bound, by_solver, detail, slow_links=True)
 
 
 def _tasks(clusters: Sequence[Sequence[int]], depth: int) -> Iterator[tuple[list[list[int]], int]]:
@@ -148,13 +152,23 @@ def unit_choices(problem: Problem, rates: Rates) -> list[list[int]]:
 
 
 def within_limits(problem: Problem, rates: Rates, units: Sequence[int]) -> list[int]:
-    """Return as many of the units as ``max_devices`` and ``max_nodes`` allow, those that do most."""
+    """Return as many of the units as ``max_devices`` and ``max_nodes`` allow, those that do most.
+
+    One of each of the first ``min_nodes`` nodes is among them, where that is possible at all.
+    """
     order = sorted(units, key=lambda index: (-rates.work(index), index))
     by_node: dict[str, float] = {}
     for index in order:
         for node in nodes_of(problem, index):
             by_node[node] = by_node.get(node, 0.0) + rates.work(index)
-    nodes = set(sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes])
+    ranked = sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes]
+    nodes, wanted = set(ranked), set(ranked[: problem.min_nodes])
+    firsts: list[int] = []
+    for index in order:
+        if problem.min_nodes > 1 and not wanted.isdisjoint(nodes_of(problem, index)):
+            wanted -= nodes_of(problem, index)
+            firsts.append(index)
+    order = [*firsts, *(index for index in order if index not in firsts)]
     kept: list[int] = []
     devices = 0
     for index in order:

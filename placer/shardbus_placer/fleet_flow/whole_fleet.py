@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest, Refused, SolverReport, Strategy
+from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import solver_pulp
 from shardbus_placer.candidates import Survey
+from shardbus_placer.explain import verdicts
 from shardbus_placer.fleet_flow import answer
 from shardbus_placer.fleet_flow.certificate import Certificate
 from shardbus_placer.fleet_flow.growth import grown, nodes_in, spread
@@ -58,7 +59,10 @@ def place_whole_fleet(task: Task, plan: Planner) -> Placed | Refused:
     everyone = range(len(problem.units))
     spending = Spending(JOININGS, task.seconds_left)
     if found.traffic is not None:
-        through = spread(problem, rates, capacity, found.traffic, everyone, spending)
+        through = found.traffic
+        if found.slow_links and through.value < found.bound:
+            through = grown(problem, rates, capacity, through, everyone, spending)
+        through = spread(problem, rates, capacity, through, everyone, spending)
         if len(nodes_in(problem, through)) >= problem.min_nodes:
             placed = _placed(task, rates, capacity, found, through)
             if not verify(task.fleet, task.model, request, task.policy, placed):
@@ -72,7 +76,6 @@ def _around_one_pipeline(
     """Return the plan that grows around one pipeline, or the refusal if there is not even that."""
     request, problem = task.request, task.problem
     spending = Spending(JOININGS, task.seconds_left)
-    refused: Refused | None = None
     for min_nodes in dict.fromkeys((request.min_nodes, 1)):
         if min_nodes > problem.layers:
             continue
@@ -84,24 +87,34 @@ def _around_one_pipeline(
             task.policy,
         )
         if isinstance(alone, Refused):
-            refused = alone
+            if min_nodes == 1:
+                return alone  # no route through any flow could hold the model
             continue
         index = {unit.devices: position for position, unit in enumerate(problem.units)}
         held = [Held(index[stage.devices], stage.start_layer, stage.end_layer, 0) for stage in alone.stages]
         begun = traffic(rates, capacity, held, len(held))
-        through = grown(problem, rates, capacity, begun, range(len(problem.units)), spending)
-        through = spread(problem, rates, capacity, through, range(len(problem.units)), spending)
-        for candidate in (through, begun):
+        everyone = range(len(problem.units))
+        wide = spread(problem, rates, capacity, begun, everyone, spending)
+        for candidate in (grown(problem, rates, capacity, wide, everyone, spending), wide):
             if len(nodes_in(problem, candidate)) >= problem.min_nodes:
                 placed = _placed(task, rates, capacity, found, candidate)
                 if not verify(task.fleet, task.model, request, task.policy, placed):
                     return placed
-    assert refused is not None  # one pipeline that is placed verifies as a flow
-    refusal = refused.refusal
-    if request.min_nodes > 1 and refusal.code != "insufficient_memory":
-        # One pipeline cannot spread so far; that devices side by side cannot either was not proved.
-        refusal = refusal.model_copy(update={"proved": False})
-    return refused.model_copy(update={"refusal": refusal})
+    # One pipeline cannot spread so far; that devices side by side cannot either was not proved.
+    refusal = Refusal(
+        code="not_enough_nodes",
+        message=f"no flow was found that takes part of {request.min_nodes} nodes at least",
+        reasons=task.survey.reasons,
+        remedy="lower min_nodes",
+        proved=False,
+    )
+    return Refused(
+        model_id=task.model.model_id,
+        strategy="greedy",
+        strategy_reason="whole fleet: one pipeline was found, or none, but none over so many nodes",
+        refusal=refusal,
+        devices=verdicts(task.survey, task.scores, task.policy),
+    )
 
 
 def _placed(task: Task, rates: Rates, capacity: Capacities, found: Found, through: Traffic) -> Placed:
