@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from shardbus_placer.conditions import condition_rows
 from shardbus_placer.formulation import LinearModel
-from shardbus_placer.kinds import Kinds, kinds_of
+from shardbus_placer.kinds import Kinds
 from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.walk import Walk
 
@@ -29,12 +29,12 @@ Way = str | int
 
 
 class PaceProgram:
-    """The program for plans that cost at most ``slowest`` seconds; ``at`` sets the time that is asked about."""
+    """The program over the kinds of a problem; ``at`` sets the time that is asked about."""
 
-    def __init__(self, problem: Problem, slowest: float | None) -> None:
+    def __init__(self, problem: Problem, kinds: Kinds) -> None:
         """Build the columns and rows; they are the same for all times."""
         self.problem = problem
-        self.kinds: Kinds = kinds_of(problem, slowest)
+        self.kinds = kinds
         self.model = LinearModel("pace")
         self.used = [
             self.model.column(0, kind.on_node * self.kinds.nodes[kind.place].count, integer=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shardbus_placer.greedy import Search
 from shardbus_placer.itinerary import order_of
+from shardbus_placer.kinds import kinds_of
 from shardbus_placer.pace_program import PaceProgram
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
@@ -15,6 +16,8 @@ NEAR = 0.01
 """Relative width below which the time just below the best plan's is asked about."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
+STEPS_PER_SECOND = 40_000
+"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
 WHOLE = 1e-6
 MOST_ROUNDS = 40
 """How often the rows of connection are added to for one time."""
@@ -38,8 +41,12 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
 
     Asked first is the time that counting cannot exclude, then halves of what is left between it and the best plan.
     """
-    search = _PaceSearch(state, seconds_left)
-    low = floor
+    low, slowest = floor, None if state.best is None else state.best.cost
+    kinds = kinds_of(state.problem, slowest)
+    steps = len(kinds.nodes) ** 2
+    if state.best is not None and steps > seconds_left() * STEPS_PER_SECOND:
+        return Paced(low, asked=False, impossible=False, last=Solution("deadline", solver_name()))
+    search = _PaceSearch(state, PaceProgram(state.problem, kinds), seconds_left)
     if state.best is None:
         search.ask(math.inf)
         if state.best is None:
@@ -64,9 +71,8 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
 
 
 class _PaceSearch:
-    def __init__(self, state: Search, seconds_left: Callable[[], float]) -> None:
-        self.state, self.seconds_left = state, seconds_left
-        self.program = PaceProgram(state.problem, None if state.best is None else state.best.cost)
+    def __init__(self, state: Search, program: PaceProgram, seconds_left: Callable[[], float]) -> None:
+        self.state, self.program, self.seconds_left = state, program, seconds_left
         self.session = Session(self.program.model)
         self.last = Solution("deadline", solver_name())
         self.asked = self.impossible = False
