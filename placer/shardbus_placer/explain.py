@@ -140,7 +140,8 @@ def _compared(problem: Problem, cut: Cut, unit: Unit, *, joinable: bool) -> str:
     ]
     if not ways:
         return "not used: no link leads to it from the chosen devices, nor back"
-    slower = unit.seconds[-1] / min(other.seconds[-1] for other in cut.order) if unit.seconds[-1] else 1.0
+    fastest = min(other.seconds[-1] for other in cut.order)
+    slower = unit.seconds[-1] / fastest if fastest else 1.0
     speed = f"{slower:.1f}x the time per layer of the fastest chosen" if slower > 1 else "as fast as the chosen"
     reason = "not needed" if joinable else "not used: it cannot be one stage more under the request's conditions"
     return f"{reason}; {speed}, and a hop to or from it takes {seconds_text(min(ways))} at least"

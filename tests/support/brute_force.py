@@ -22,6 +22,17 @@ class BruteForce:
     def __init__(self, fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy) -> None:
         self.fleet, self.model, self.request, self.policy = fleet, model, request, policy
         self.devices = {key: device for key, _, device in fleet.devices()}
+        self.held = model.bytes_by_layer
+        self.kv = model.kv_bytes_by_layer(request.context_tokens)
+        c = request.concurrency
+        active = zip(self.held, model.active_bytes_by_layer, self.kv, strict=True)
+        self.read = [min(weights, used * c) + cache * c for weights, used, cache in active]
+        self.inside = {node.node_id: node.device_link or policy.device_link for node in fleet.nodes}
+        self.between: dict[tuple[str, str], LinkFigures] = {
+            (link.from_node, link.to_node): link for link in fleet.links
+        }
+        peaks = [device.memory_bandwidth_bytes_per_second for device in self.devices.values()]
+        self.slowest_peak = min([peak for peak in peaks if peak is not None], default=math.inf)
 
     def best(self, scores: dict[str, float] | None = None) -> float | None:
         """The best objective of all plans, or None if there is none."""
@@ -53,7 +64,8 @@ class BruteForce:
             return False
         if self.model.backends is not None and device.backend is not None and device.backend not in self.model.backends:
             return False
-        return not (device.is_plugged_in is False and (device.battery_percent or 100) < 30)
+        battery = 100.0 if device.battery_percent is None else device.battery_percent
+        return not (device.is_plugged_in is False and battery < 30)
 
     def _groups(self) -> Iterator[Group]:
         usable = [key for key in self.devices if self._usable(key)]
@@ -79,12 +91,8 @@ class BruteForce:
     def _link(self, a: DeviceKey, b: DeviceKey) -> LinkFigures | None:
         here, there = a.split("/")[0], b.split("/")[0]
         if here == there:
-            node = next(node for node in self.fleet.nodes if node.node_id == here)
-            return node.device_link or self.policy.device_link
-        for link in self.fleet.links:
-            if (link.from_node, link.to_node) == (here, there):
-                return link
-        return self.fleet.default_link
+            return self.inside[here]
+        return self.between.get((here, there), self.fleet.default_link)
 
     def _may_follow(self, order: tuple[Group, ...]) -> bool:
         request = self.request
@@ -124,8 +132,7 @@ class BruteForce:
 
     def needed(self, key: DeviceKey, start: int, end: int, size: int) -> int:
         model, request = self.model, self.request
-        kv = model.kv_bytes_by_layer(request.context_tokens)
-        total = sum(model.bytes_by_layer[i] + request.concurrency * kv[i] for i in range(start, end))
+        total = sum(self.held[start:end]) + request.concurrency * sum(self.kv[start:end])
         if model.tied_embedding:
             if start == 0 or end == model.layers:
                 total += max(model.embedding_bytes, model.head_bytes) if end == model.layers else model.embedding_bytes
@@ -140,16 +147,19 @@ class BruteForce:
 
     def _speed(self, device: FleetDevice) -> float:
         policy = self.policy
-        known = [
-            d.memory_bandwidth_bytes_per_second for d in self.devices.values() if d.memory_bandwidth_bytes_per_second
-        ]
         rules = policy.of_backend(device.backend)
-        peak = device.memory_bandwidth_bytes_per_second or min([rules.unknown_bandwidth_bytes_per_second, *known])
+        peak = device.memory_bandwidth_bytes_per_second
+        if peak is None:
+            peak = min(rules.unknown_bandwidth_bytes_per_second, self.slowest_peak)
         return peak * rules.bandwidth_efficiency * self._slow(device)
 
     def _slow(self, device: FleetDevice) -> float:
         policy, factor = self.policy, 1.0
-        if device.is_thermal_throttling:
+        hot, threshold = device.thermal_temperature_c, device.thermal_throttle_threshold_c
+        throttling = device.is_thermal_throttling
+        if throttling is None:
+            throttling = hot is not None and threshold is not None and hot >= threshold
+        if throttling:
             factor *= policy.throttling_speed
         if device.is_plugged_in is False:
             factor *= policy.on_battery_speed
@@ -159,17 +169,18 @@ class BruteForce:
         model, request = self.model, self.request
         device = self.devices[group[0]]
         c, speed, size = request.concurrency, self._speed(device), len(group)
-        kv = model.kv_bytes_by_layer(request.context_tokens)
-        total = 0.0
-        for i in range(start, end):
-            read = min(model.bytes_by_layer[i], model.active_bytes_by_layer[i] * c) + kv[i] * c
-            total += read / speed
+        count, slow = end - start, self._slow(device)
+        total = sum(self.read[start:end]) / speed
         for measured in device.measured:
-            if measured.model_id == model.model_id and measured.tokens_per_second_by_layers:
+            if measured.model_id != model.model_id:
+                continue
+            if measured.seconds_per_layer is not None:
+                one = sum(min(self.held[i], model.active_bytes_by_layer[i]) + self.kv[i] for i in range(start, end))
+                total = count * measured.seconds_per_layer / slow + (sum(self.read[start:end]) - one) / speed
+            if measured.tokens_per_second_by_layers:
                 rates = measured.tokens_per_second_by_layers
-                count = end - start
                 known = min(count, len(rates), model.layers)
-                total = c / rates[known - 1] / self._slow(device) * count / known
+                total = c / rates[known - 1] / slow * count / known
         if end == model.layers:
             head = max(model.head_bytes, model.embedding_bytes) if model.tied_embedding else model.head_bytes
             total += head / speed
