@@ -66,7 +66,9 @@ def _rooms(random: Random, model: ModelProfile, devices: int, *, context_tokens:
     kv = model.kv_bytes_by_layer(context_tokens)
     layers = [held + cache * concurrency for held, cache in zip(model.bytes_by_layer, kv, strict=True)]
     buffers = 2 * context_tokens * concurrency * model.activation_bytes_per_token
-    share = round((sum(layers) + model.embedding_bytes + model.head_bytes) / devices * random.choice([0.9, 1.6, 1.6, 3.0]))
+    share = round(
+        (sum(layers) + model.embedding_bytes + model.head_bytes) / devices * random.choice([0.9, 1.6, 1.6, 3.0])
+    )
     return range(buffers + max(layers), buffers + max(layers) + 2 * share + 2)
 
 

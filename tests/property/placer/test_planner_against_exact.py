@@ -74,6 +74,25 @@ def test_the_plan_is_the_proved_optimum(objective: ObjectiveName, data: st.DataO
     event(f"gap {answer.objective.gap == 0}, best {worse <= tolerance}")
 
 
+def test_a_solver_that_wrongly_calls_a_program_infeasible_refuses_nobody() -> None:
+    """HiGHS 1.16.0 does so here, unless its presolve is off."""
+    shape = Shape(
+        devices=(3, 2, 1, 1),
+        layers=2,
+        objective="latency",
+        equal_layers=False,
+        links="unequal",
+        ends=False,
+        measured=True,
+        sharding="auto",
+        conditions="pins",
+    )
+    case = small_case(shape, 2831)
+    answer = plan(case.fleet, case.model, case.request, POLICY)
+    assert answer.status == "placed"
+    assert answer.objective.value == pytest.approx(Exact(case.fleet, case.model, case.request, POLICY).best())
+
+
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), objective=st.sampled_from(["throughput", "latency", "score"]), seed=SEEDS)
 def test_the_exact_method_finds_what_walking_through_all_plans_finds(
