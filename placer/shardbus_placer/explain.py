@@ -70,6 +70,7 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
         holds = f"holds {count} of {problem.layers} layers"
         if len(unit.devices) > 1:
             holds += f", split over {len(unit.devices)} devices"
+            holds += f" of {len(unit.nodes)} nodes" * (len(unit.nodes) > 1)
         if _is_full(problem, unit, cut.bounds[index], cut.bounds[index + 1]):
             holds += ", as many as fit"
         if len(cut.order) > 1 and index == slowest and problem.objective == "throughput":

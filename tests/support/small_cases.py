@@ -48,10 +48,11 @@ def small_case(shape: Shape, seed: int) -> Case:
     model = _model(shape, random)
     load = {"context_tokens": random.choice([0, 1, 3]), "concurrency": random.choice([1, 1, 3])}
     rooms = _rooms(random, model, sum(shape.devices), **load)
+    everywhere = _kind(random, rooms) if shape.sharding != "pipeline" and random.random() < 0.3 else None
     nodes = tuple(
         FleetNode(
             node_id=f"n{number}",
-            devices=_devices(shape, random, count, rooms),
+            devices=_devices(shape, random, count, rooms, everywhere),
             device_link=random.choice([None, _link(random)]),
         )
         for number, count in enumerate(shape.devices)
@@ -94,18 +95,18 @@ def _model(shape: Shape, random: Random) -> ModelProfile:
         hidden_size=24,
         num_attention_heads=random.choice([12, 8]),
         num_key_value_heads=random.choice([2, 4]),
+        supports_uneven_tensor=shape.sharding != "pipeline" and random.random() < 0.3,
+        dtype=random.choice([None, None, "bfloat16"]),
         backends=random.choice([None, None, None, ("cuda",)]),
     )
 
 
-def _devices(shape: Shape, random: Random, count: int, rooms: range) -> tuple[FleetDevice, ...]:
-    """The devices of one node, of one kind or of several."""
-    alike = random.random() < (0.7 if shape.sharding != "pipeline" else 0.3)
-    kind = {
-        "backend": random.choice(["cuda", "cuda", "cuda", "metal"]),
-        "memory_total_bytes": random.choice(rooms),
-        "memory_bandwidth_bytes_per_second": random.choice([None, 50.0, 100.0, 333.0]),
-    }
+def _devices(
+    shape: Shape, random: Random, count: int, rooms: range, kind: dict[str, object] | None
+) -> tuple[FleetDevice, ...]:
+    """The devices of one node: of the fleet's one kind, if it has one; else of a kind of their own, or of several."""
+    alike = kind is not None or random.random() < (0.7 if shape.sharding != "pipeline" else 0.3)
+    kind = kind or _kind(random, rooms)
     found: list[FleetDevice] = []
     for index in range(count):
         facts = {
@@ -126,12 +127,21 @@ def _devices(shape: Shape, random: Random, count: int, rooms: range) -> tuple[Fl
                 "battery_percent": random.choice([10.0, 80.0, 80.0]),
                 "thermal_temperature_c": random.choice([None, 40.0, 95.0]),
                 "thermal_throttle_threshold_c": random.choice([None, 90.0]),
+                "dtypes": random.choice([None, None, None, ("bf16", "float32"), ("fp16",)]),
                 "status": random.choice(["ok"] * 12 + ["lost", "stale", "cordoned"]),
             }
             if shape.measured and random.random() < 0.5:
                 facts["measured"] = (_measured(random, shape.layers),)
         found.append(FleetDevice.model_validate(facts))
     return tuple(found)
+
+
+def _kind(random: Random, rooms: range) -> dict[str, object]:
+    return {
+        "backend": random.choice(["cuda", "cuda", "cuda", "metal"]),
+        "memory_total_bytes": random.choice(rooms),
+        "memory_bandwidth_bytes_per_second": random.choice([None, 50.0, 100.0, 333.0]),
+    }
 
 
 def _measured(random: Random, layers: int) -> MeasuredSpeed:

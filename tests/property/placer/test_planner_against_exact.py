@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
 from shardbus_placer.verify import verify
+from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.placement import ObjectiveName
 from support.brute_force import BruteForce
 from support.exact import Exact
 from support.small_cases import Conditions, Links, Shape, small_case
 
-POLICY = Policy()
+POLICY = Policy(tensor_link=LinkFigures(bandwidth_bytes_per_second=100.0, latency_seconds=0.01))
 SEEDS = st.integers(0, 2**32 - 1)
 EXAMPLES = 1200
 """Of each objective."""
