@@ -26,6 +26,7 @@ from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.score import Score
+from shardbus_placer.settle import Held, settle
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
@@ -54,6 +55,7 @@ class Situation:
     scores: dict[DeviceKey, Score]
     problem: Problem
     elapsed: Callable[[], float]
+    held: Held
 
     @property
     def seconds_left(self) -> float:
@@ -68,9 +70,12 @@ def plan(
     request: PlacementRequest,
     policy: Policy,
     *,
+    held: Held | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
+
+    ``held`` says which of its layers lie where already: of equally good plans, the one that moves the least is taken.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
     that is not reached, equal inputs give equal plans. Loading the solver, once per process, is not counted.
@@ -85,7 +90,7 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed)
+    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {})
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
@@ -162,6 +167,7 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
+    cut = settle(problem, cut, situation.held)
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
     predicted = prediction_of(
