@@ -6,6 +6,7 @@ moving boundaries to where layers lie already. So equal inputs give equal plans,
 plan stays near the old one. Where a score does not tell how to cut, the slowest stage is made as quick as it can be.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
@@ -18,7 +19,7 @@ from shardbus_placer.problem import Problem, Unit
 SAME = 1e-9
 """Relative difference below which two costs are equal."""
 MOST_STAGES_PRICED = 2000
-"""Stages of changed plans that are priced at most; counted, so that the answer does not depend on the machine."""
+"""Stages of changed plans that are priced at most, each way: counted, so that no plan depends on the machine."""
 MOST_PASSES = 8
 """How often all changes are gone through."""
 
@@ -29,11 +30,11 @@ Held = Mapping[DeviceKey, tuple[int, int]]
 def settle(problem: Problem, cut: Cut, held: Held) -> Cut:
     """Return the plan to take among those that cost no more than ``cut``."""
     limit = cut.cost + SAME * abs(cut.cost)
-    state = _Settling(problem, held, limit, cut, MOST_STAGES_PRICED)
+    state = _Settling(problem, held, limit, cut)
     for _ in range(MOST_PASSES):
         before = state.cut
-        while fewer := _without_a_stage(problem, state.cut, limit):
-            state.cut = fewer
+        while state.drops_a_stage():
+            pass
         if problem.objective == "score":
             state.cut = _balanced(problem, state.cut)
         state.exchange_all()
@@ -67,53 +68,38 @@ def _moved(problem: Problem, unit: Unit, start: int, end: int, held: Held) -> in
     return total
 
 
-def _without_a_stage(problem: Problem, cut: Cut, limit: float) -> Cut | None:
-    """Return an equally good plan with a stage less, or with a single device for a group, or ``None``."""
-    for at in sorted(range(len(cut.order)), key=lambda i: (-len(cut.order[i].devices), cut.order[i].devices[0])):
-        orders = [cut.order[:at] + cut.order[at + 1 :]]
-        if len(cut.order[at].devices) > 1:
-            members = set(cut.order[at].devices)
-            smaller = [unit for unit in problem.units if set(unit.devices) < members]
-            smaller.sort(key=lambda unit: (len(unit.devices), unit.devices))
-            orders += [(*cut.order[:at], unit, *cut.order[at + 1 :]) for unit in smaller]
-        for order in orders:
-            if not order or not problem.admits(order):
-                continue
-            found = best_cut(problem, order, limit + SAME * SAME * abs(limit))
-            if found is not None and found.cost <= limit:
-                return found
-    return None
-
-
 def _balanced(problem: Problem, cut: Cut) -> Cut:
     """Return the plan with layers moved between devices of equal score for as long as the slowest stage gains."""
     order, counts = cut.order, [end - start for start, end in pairwise(cut.bounds)]
     for _ in range(problem.layers * len(order)):
-        bounds = tuple(accumulate(counts, initial=0))
-        seconds = stage_seconds(order, bounds)
-        slowest = max(range(len(order)), key=lambda i: (seconds[i], -i))
-        best: tuple[float, int] | None = None
-        for other, unit in enumerate(order):
-            if other == slowest or unit.pin is not None or unit.score != order[slowest].score:
-                continue
-            tried = counts.copy()
-            tried[slowest] -= 1
-            tried[other] += 1
-            moved = tuple(accumulate(tried, initial=0))
-            if tried[slowest] == 0 or order[slowest].pin is not None or not _fits(problem, order, moved):
-                continue
-            worst = max(stage_seconds(order, moved))
-            if worst < seconds[slowest] * (1 - SAME) and (best is None or worst < best[0] * (1 - SAME)):
-                best = (worst, other)
-        if best is None:
+        times = stage_seconds(order, tuple(accumulate(counts, initial=0)))
+        fairer = _fairer(problem, order, counts, times)
+        if fairer is None:
             break
-        counts[slowest] -= 1
-        counts[best[1]] += 1
+        counts = fairer
     bounds = tuple(accumulate(counts, initial=0))
     return cut if bounds == cut.bounds else Cut(order, bounds, cost_of(problem, order, bounds))
 
 
-def _fits(problem: Problem, order: tuple[Unit, ...], bounds: tuple[int, ...]) -> bool:
+def _fairer(problem: Problem, order: Sequence[Unit], counts: Sequence[int], times: Sequence[float]) -> list[int] | None:
+    """Return the numbers of layers with one moved from a slow stage to one of equal score that is quicker with it."""
+    slow_first = sorted(range(len(order)), key=lambda i: (-times[i], i))
+    for slow in slow_first:
+        for quick in reversed(slow_first):
+            if quick == slow or order[quick].score != order[slow].score or counts[slow] == 1:
+                continue
+            moved = list(counts)
+            moved[slow] -= 1
+            moved[quick] += 1
+            bounds = tuple(accumulate(moved, initial=0))
+            after = stage_seconds(order, bounds)
+            less = after[quick] < times[slow] * (1 - SAME) and max(after) <= max(times) * (1 + SAME)
+            if less and _fits(problem, order, bounds):
+                return moved
+    return None
+
+
+def _fits(problem: Problem, order: Sequence[Unit], bounds: Sequence[int]) -> bool:
     return all(
         unit.pin in (None, end - start) and problem.memory.stage(start, end) <= unit.room_bytes
         for unit, (start, end) in zip(order, pairwise(bounds), strict=True)
@@ -128,7 +114,28 @@ class _Settling:
     held: Held
     limit: float
     cut: Cut
-    tries_left: int
+    drops_left: int = MOST_STAGES_PRICED
+    swaps_left: int = MOST_STAGES_PRICED
+
+    def drops_a_stage(self) -> bool:
+        """Do without a stage, or with a part of a group, if that is as good; return whether it was."""
+        problem, order = self.problem, self.cut.order
+        for at in sorted(range(len(order)), key=lambda i: (-len(order[i].devices), order[i].devices)):
+            members = set(order[at].devices)
+            parts = [unit for unit in problem.units if len(members) > 1 and set(unit.devices) < members]
+            parts.sort(key=lambda unit: (len(unit.devices), unit.devices))
+            for instead in ((), *((unit,) for unit in parts)):
+                fewer = (*order[:at], *instead, *order[at + 1 :])
+                self.drops_left -= len(order)
+                if self.drops_left < 0:
+                    return False
+                found = (
+                    best_cut(problem, fewer, math.nextafter(self.limit, math.inf)) if problem.admits(fewer) else None
+                )
+                if found is not None:
+                    self.cut = found
+                    return True
+        return False
 
     def exchange_all(self) -> None:
         """Go once through all changes of names, places and boundaries."""
@@ -164,7 +171,7 @@ class _Settling:
                 continue
             changed = (*order[:at], other, *order[at + 1 :])
             if self._no_slower(at, other) and self.problem.admits(changed):
-                best, self.cut = rank, Cut(changed, bounds, self.cut.cost)
+                best, self.cut = rank, Cut(changed, bounds, cost_of(self.problem, changed, bounds))
 
     def _no_slower(self, at: int, other: Unit) -> bool:
         """Return whether the hops to and from this place are no slower with another unit there."""
@@ -180,6 +187,8 @@ class _Settling:
     def _swap(self, i: int, j: int) -> None:
         """Let two stages change places, with their layers or without."""
         order, bounds = self.cut.order, self.cut.bounds
+        if self.swaps_left < 0:
+            return
         tied_ends = self.problem.memory.both_ends != self.problem.memory.embedding + self.problem.memory.head
         if not self.held and not tied_ends and order[i].devices < order[j].devices:
             return
@@ -188,8 +197,16 @@ class _Settling:
         counts = [end - start for start, end in pairwise(bounds)]
         if counts[i] != counts[j] and self._take(tuple(swapped), bounds):
             return
+        if self.held and (self._moves(i, j) or self._moves(j, i)):
+            return
         counts[i], counts[j] = counts[j], counts[i]
         self._take(tuple(swapped), tuple(accumulate(counts, initial=0)))
+
+    def _moves(self, here: int, there: int) -> bool:
+        """Move a stage with its layers to another place; return whether that was as good and came first."""
+        stages = list(zip(self.cut.order, (end - start for start, end in pairwise(self.cut.bounds)), strict=True))
+        stages.insert(there, stages.pop(here))
+        return self._take(tuple(unit for unit, _ in stages), tuple(accumulate((n for _, n in stages), initial=0)))
 
     def _shift(self) -> None:
         """Move boundaries to where the devices on either side have theirs already."""
@@ -205,8 +222,8 @@ class _Settling:
     def _take(self, order: tuple[Unit, ...], bounds: tuple[int, ...]) -> bool:
         """Keep a plan if it is equally good and comes first; return whether it was kept."""
         problem = self.problem
-        self.tries_left -= len(order)
-        if self.tries_left < 0 or not _fits(problem, order, bounds) or not problem.admits(order):
+        self.swaps_left -= len(order)
+        if self.swaps_left < 0 or not _fits(problem, order, bounds) or not problem.admits(order):
             return False
         found = Cut(order, bounds, cost_of(problem, order, bounds))
         if found.cost > self.limit:
