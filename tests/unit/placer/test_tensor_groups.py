@@ -165,3 +165,11 @@ def test_the_verifier_sees_a_group_that_spans_nodes_it_should_not() -> None:
     assert verify(where, what, request, PLAIN, answer) == ()
     slow = where.model_copy(update={"default_link": LINK})
     assert "links are too slow" in " ".join(verify(slow, what, request, PLAIN, answer))
+
+
+def test_many_nodes_of_one_kind_make_few_groups() -> None:
+    what = model(10, 10, **HEADS)
+    where = across(**{f"n{index:02}": twins(1, 60) for index in range(32)})
+    answer = placed(ask(where, what, sharding="tensor", objective="latency"))
+    assert [len(stage.devices) for stage in answer.stages] == [8]
+    assert answer.stages[0].devices[0] == "n00/0"
