@@ -19,10 +19,12 @@ from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
 from shardbus_placer.in_hand import plan_in_hand
+from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Links, Problem, device_scores, formulate, links_of
+from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.score import Score
+from shardbus_placer.settle import Held, settle
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
@@ -46,6 +48,7 @@ class Situation:
     scores: dict[DeviceKey, Score]
     problem: Problem
     elapsed: Callable[[], float]
+    held: Held
 
     @property
     def seconds_left(self) -> float:
@@ -60,9 +63,12 @@ def plan(
     request: PlacementRequest,
     policy: Policy,
     *,
+    held: Held | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
+
+    ``held`` says which of its layers lie where already: of equally good plans, the one that moves the least is taken.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
     that is not reached, equal inputs give equal plans. Loading the solver, once per process, is not counted.
@@ -77,7 +83,7 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed)
+    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {})
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
@@ -91,8 +97,8 @@ def plan(
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
-        held = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
-        reason = f"{reason}; but {held}, so the integer program was asked"
+        lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
+        reason = f"{reason}; but {lacking}, so the integer program was asked"
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
     return _answer(situation, outcome, greedy, reason)
 
@@ -147,6 +153,7 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
+    cut = settle(problem, cut, situation.held)
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
     predicted = prediction_of(
