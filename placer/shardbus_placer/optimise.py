@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
-from shardbus_placer.bound import counted_bound
 from shardbus_placer.counting import Counting
 from shardbus_placer.cut import Cut
 from shardbus_placer.exhaustion import all_orders
@@ -42,9 +41,9 @@ class Outcome:
     detail: str = ""
 
 
-def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float]) -> Outcome:
-    """Return the best plan and bound that the solver reaches in ``seconds_left()``, starting from ``state.best``."""
-    proof = _Proof(problem, state, seconds_left)
+def optimise(problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> Outcome:
+    """Return the best plan and bound that the solver reaches in ``seconds_left()``, from ``state.best`` and a ``bound``."""
+    proof = _Proof(problem, state, bound, seconds_left)
     for step in proof.steps():
         if (proof.ended and proof.by_solver) or seconds_left() <= 0:
             break
@@ -54,13 +53,19 @@ def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float])
     return proof.outcome()
 
 
+def proves(best: Cut, bound: float | None) -> bool:
+    """Return whether a bound proves that no plan is better."""
+    return bound is not None and best.cost - bound <= CLOSED * abs(best.cost)
+
+
 class _Proof:
     """What is known of one problem while it is worked on."""
 
-    def __init__(self, problem: Problem, state: Search, seconds_left: Callable[[], float]) -> None:
-        self.problem, self.state, self.seconds_left = problem, state, seconds_left
+    def __init__(
+        self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]
+    ) -> None:
+        self.problem, self.state, self.bound, self.seconds_left = problem, state, bound, seconds_left
         state.out_of_time = lambda: seconds_left() <= 0
-        self.bound = None if state.best is None else counted_bound(problem, state.best.cost)
         self.last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
         self.by_solver = False
         self.impossible = False
@@ -68,8 +73,7 @@ class _Proof:
     @property
     def closed(self) -> bool:
         """Whether the best plan is proved to be the best there is."""
-        best = self.state.best
-        return best is not None and self.bound is not None and best.cost - self.bound <= CLOSED * abs(best.cost)
+        return self.state.best is not None and proves(self.state.best, self.bound)
 
     @property
     def ended(self) -> bool:
@@ -90,8 +94,6 @@ class _Proof:
 
     def keep_pace(self) -> None:
         """Search for the smallest slowest stage."""
-        if not self._affordable():
-            return
         found = search_pace(self.state, self.bound or 0.0, self.seconds_left)
         self.last, self.by_solver = found.last, self.by_solver or found.asked
         self.impossible = found.impossible

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shardbus_placer.greedy import Search
 from shardbus_placer.itinerary import order_of
+from shardbus_placer.kinds import kinds_of
 from shardbus_placer.pace_program import PaceProgram
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
@@ -15,6 +16,8 @@ NEAR = 0.01
 """Relative width below which the time just below the best plan's is asked about."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
+STEPS_PER_SECOND = 40_000
+"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
 WHOLE = 1e-6
 MOST_ROUNDS = 40
 """How often the rows of connection are added to for one time."""
@@ -38,21 +41,44 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
 
     Asked first is the time that counting cannot exclude, then halves of what is left between it and the best plan.
     """
-    search = _PaceSearch(state, seconds_left)
-    low = floor
+    low, slowest = floor, None if state.best is None else state.best.cost
+    kinds = kinds_of(state.problem, slowest)
+    steps = len(kinds.nodes) ** 2
+    if state.best is not None and steps > seconds_left() * STEPS_PER_SECOND:
+        return Paced(low, asked=False, impossible=False, last=Solution("deadline", solver_name()))
+    search = _PaceSearch(state, PaceProgram(state.problem, kinds), seconds_left)
     if state.best is None:
         search.ask(math.inf)
         if state.best is None:
             return Paced(low, search.asked, search.impossible, search.last)
-    unknown = math.inf
+    missed = 0.0
     time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
     while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
+        just_below = time >= state.best.cost * (1 - 2 * CLOSE)
         answer = search.ask(time)
         if answer is None:
             break
         if answer is False:
-            low = max(low, min(search.program.next_time(time), state.best.cost))
-        elif state.best.cost > time * (1 + CLOSE):
+            low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
+        elif state.best.cost > time:
+            missed = max(missed, time)
+        below = state.best.cost * (1 - CLOSE)
+        open_below = max(low, missed)
+        if missed > low and below - missed <= NARROW * below:
+            break
+        # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
+        time = below if below - open_below <= NEAR * below else (open_below + below) / 2
+    return Paced(low, search.asked, search.impossible, search.last)
+    unknown = math.inf
+    time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
+    while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
+        just_below = time >= state.best.cost * (1 - 2 * CLOSE)
+        answer = search.ask(time)
+        if answer is None:
+            break
+        if answer is False:
+            low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
+        elif state.best.cost > time:
             unknown = min(unknown, time)
         below = state.best.cost * (1 - CLOSE)
         high = min(below, unknown)
@@ -64,9 +90,8 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
 
 
 class _PaceSearch:
-    def __init__(self, state: Search, seconds_left: Callable[[], float]) -> None:
-        self.state, self.seconds_left = state, seconds_left
-        self.program = PaceProgram(state.problem, None if state.best is None else state.best.cost)
+    def __init__(self, state: Search, program: PaceProgram, seconds_left: Callable[[], float]) -> None:
+        self.state, self.program, self.seconds_left = state, program, seconds_left
         self.session = Session(self.program.model)
         self.last = Solution("deadline", solver_name())
         self.asked = self.impossible = False

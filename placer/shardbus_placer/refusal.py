@@ -24,7 +24,7 @@ def at_sight(
         _pinned_flow(request)
         or _names(fleet, request)
         or _pins(model, request, survey)
-        or _bounds(model, request)
+        or _bounds(model, request, problem)
         or _nobody(fleet, model, request, survey)
         or _no_unit(model, request, survey, problem)
     )
@@ -106,10 +106,14 @@ def _pins(model: ModelProfile, request: PlacementRequest, survey: Survey) -> Ref
     return None
 
 
-def _bounds(model: ModelProfile, request: PlacementRequest) -> Refusal | None:
+def _bounds(model: ModelProfile, request: PlacementRequest, problem: Problem) -> Refusal | None:
     limits = {"max_devices": request.max_devices}
     if request.objective != "fleet_throughput":  # there stages stand side by side
-        limits |= {"the model's layers": model.layers, "max_stages": request.max_stages}
+        most = max((len(unit.nodes) for unit in problem.units), default=1)  # nodes that one stage may be of
+        limits |= {
+            "the model's layers": model.layers * most,
+            "max_stages": None if request.max_stages is None else request.max_stages * most,
+        }
     for what, limit in limits.items():
         if limit is not None and limit < request.min_nodes:
             return Refusal(
@@ -145,6 +149,8 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
     elif reasons.get("backend", 0):
         code = "backend_mismatch"
         fix = f"add a device that runs {' or '.join(model.backends or ())}"
+    elif reasons.get("dtype", 0):
+        code, fix = "backend_mismatch", f"add a device that computes in {model.dtype}"
     elif reasons.keys() <= {"excluded", "not_included"}:
         code, fix = "constraints_conflict", "drop include or exclude"
     return Refusal(
@@ -163,17 +169,19 @@ def _no_unit(model: ModelProfile, request: PlacementRequest, survey: Survey, pro
         elif None in (model.num_attention_heads, model.num_key_value_heads, model.hidden_size):
             why = f"{model.model_id} does not say its heads, KV heads and hidden size, which must divide evenly"
         else:
-            why = (
-                "no node has two or more alike devices whose number divides "
-                f"{model.num_attention_heads} heads, {model.num_key_value_heads} KV heads "
-                f"and the hidden size {model.hidden_size}"
+            rule = (
+                f"divides {model.num_attention_heads} heads, {model.num_key_value_heads} KV heads and the hidden "
+                f"size {model.hidden_size}, and this model's heads may not be split unevenly"
             )
+            if model.supports_uneven_tensor:
+                rule = f"is at most its {model.num_key_value_heads} KV heads"
+            why = f"no node, nor nodes with links quick enough, have two or more alike devices whose number {rule}"
         return Refusal(
             code="tensor_impossible", message=why, reasons=survey.reasons, remedy="ask for sharding pipeline or auto"
         )
     if not problem.units:
         return _no_layer_fits(model, survey)
-    nodes = len({unit.node for unit in problem.units})
+    nodes = len({node for unit in problem.units for node in unit.nodes})
     if nodes < request.min_nodes:
         return Refusal(
             code="not_enough_nodes",

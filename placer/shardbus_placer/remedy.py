@@ -10,8 +10,9 @@ from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.candidates import survey
 from shardbus_placer.feasibility import feasible
+from shardbus_placer.links import links_of
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import device_scores, formulate, links_of
+from shardbus_placer.problem import device_scores, formulate
 
 MOST_NAMED = 2
 """More ways out than this only confuse."""
@@ -80,7 +81,7 @@ def _changes(
     if request.sharding == "tensor":
         yield [asked("ask for sharding auto", sharding="auto")]
     if refusal.code == "no_links" and fleet.default_link is None:
-        names = [node.node_id for node in fleet.nodes]
+        names = sorted(node.node_id for node in fleet.nodes)
         yield (change for a in names for b in names if a != b for change in _linked(fleet, request, a, b, policy))
     if request.context_tokens:
         yield _shorter(fleet, request)
@@ -109,7 +110,7 @@ def _linked(fleet: Fleet, request: PlacementRequest, here: str, there: str, poli
 
 def _freed(fleet: Fleet, request: PlacementRequest, missing: int) -> Iterator[Change]:
     """Yield freeing what is missing on one device, where so much is in use."""
-    for key, _, device in fleet.devices():
+    for key, _, device in sorted(fleet.devices(), key=lambda one: one[0]):
         used = device.memory_used_bytes or 0
         for amount in sorted({missing, 2 * missing}):
             if used >= amount:

@@ -128,7 +128,7 @@ def promises(fleet: Fleet, model: ModelProfile, request: PlacementRequest, polic
 
 
 def _links(fleet: Fleet, model: ModelProfile, policy: Policy, placed: Placed) -> Check:
-    """Yield which links are missing or carry too much: all devices of two nodes share one, pairs inside a node do not."""
+    """Yield which links are missing or overloaded: the devices of two nodes share one, pairs inside a node do not."""
     size = model.activation_bytes_per_token
     carried: defaultdict[tuple[NodeId, NodeId], float] = defaultdict(float)
     for flow in placed.flows:

@@ -9,13 +9,12 @@ import math
 from collections.abc import Iterator
 from itertools import combinations
 
-import networkx
+import networkx as nx
 from shardbus_placer.policy import Policy
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
-
 from support.brute_force import BruteForce
 
 Range = tuple[int, int]
@@ -89,7 +88,7 @@ class FlowBruteForce:
         return max(depth.values(), default=0)
 
     def _flow(self, choice: Choice, steps: tuple[tuple[DeviceKey, DeviceKey], ...]) -> float:
-        graph = networkx.DiGraph()
+        graph = nx.DiGraph()
         graph.add_nodes_from(["source", "sink"])
         for key, range_ in choice.items():
             graph.add_edge((key, "in"), (key, "out"), capacity=self.rates[key, range_])
@@ -99,12 +98,12 @@ class FlowBruteForce:
                 graph.add_edge((key, "out"), "sink")
         for a, b in steps:
             add_step(graph, self.model, self.plain._link(a, b), a, b, choice[a][1])
-        return float(networkx.maximum_flow_value(graph, "source", "sink"))
+        return float(nx.maximum_flow_value(graph, "source", "sink"))
 
 
 def add_step(graph: object, model: ModelProfile, link: object, a: DeviceKey, b: DeviceKey, layer: int) -> None:
     """Let ``a`` hand over to ``b``: over the link that their nodes share, or over one of their own inside a node."""
-    assert isinstance(graph, networkx.DiGraph)
+    assert isinstance(graph, nx.DiGraph)
     bandwidth: float = getattr(link, "bandwidth_bytes_per_second")  # noqa: B009 - any link
     size = model.activation_bytes_per_token
     limit = {"capacity": bandwidth / size} if size else {}
@@ -121,7 +120,7 @@ def add_step(graph: object, model: ModelProfile, link: object, a: DeviceKey, b: 
 def flow_of_plan(fleet: Fleet, model: ModelProfile, placed: Placed, policy: Policy) -> float:
     """The largest flow through a plan's own stages, at the rates it claims, by networkx."""
     plain = BruteForce(fleet, model, PlacementRequest(model=model), policy)
-    graph = networkx.DiGraph()
+    graph = nx.DiGraph()
     graph.add_nodes_from(["source", "sink"])
     for stage in placed.stages:
         name = stage.devices[0]
@@ -134,4 +133,4 @@ def flow_of_plan(fleet: Fleet, model: ModelProfile, placed: Placed, policy: Poli
             link = plain._link(name, after.devices[0]) if after.start_layer == stage.end_layer else None
             if link is not None:
                 add_step(graph, model, link, name, after.devices[0], stage.end_layer)
-    return float(networkx.maximum_flow_value(graph, "source", "sink"))
+    return float(nx.maximum_flow_value(graph, "source", "sink"))

@@ -19,8 +19,9 @@ from shardbus_placer.cost import speed_factor
 from shardbus_placer.cut import Cut
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic
+from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Links, Problem
+from shardbus_placer.problem import Problem
 from shardbus_placer.score import Score
 from shardbus_placer.solution import stages_of
 
@@ -31,7 +32,12 @@ MOST_BINDING = 8
 
 
 def stages_in(
-    through: Traffic, problem: Problem, rates: Rates, model: ModelProfile, request: PlacementRequest, policy: Policy,
+    through: Traffic,
+    problem: Problem,
+    rates: Rates,
+    model: ModelProfile,
+    request: PlacementRequest,
+    policy: Policy,
     survey: Survey,
 ) -> tuple[Stage, ...]:
     """Return the stages of all pipelines, by start layer and device, each with the rate it sustains."""
@@ -85,7 +91,9 @@ def prediction_in(through: Traffic, problem: Problem, survey: Survey, links: Lin
             guessed.add(problem.nodes[here])
     used = [device for one in through.held for device in problem.units[one.index].devices]
     assumptions = [f"{device}: {text}" for device in used for text in survey.assumptions[device]]
-    assumptions += [f"{node}: the link between its devices is unknown, taken from the policy" for node in sorted(guessed)]
+    assumptions += [
+        f"{node}: the link between its devices is unknown, taken from the policy" for node in sorted(guessed)
+    ]
     return Prediction(
         seconds_per_token=waited / through.value, tokens_per_second=through.value, assumptions=tuple(assumptions)
     )

@@ -104,7 +104,9 @@ class Arranger:
     def _changes(self, courses: tuple[Course, ...], units: Sequence[int]) -> Sequence[tuple[Course, ...]]:
         """Return the courses with two units of a kind, or two teams, in each other's place."""
         kind = self.rates.kind
-        spots = [(c, t, index) for c, course in enumerate(courses) for t, team in enumerate(course.teams) for index in team]
+        spots = [
+            (c, t, index) for c, course in enumerate(courses) for t, team in enumerate(course.teams) for index in team
+        ]
         taken = {index for _, _, index in spots}
         found: list[tuple[Course, ...]] = []
         for number, course in enumerate(courses):

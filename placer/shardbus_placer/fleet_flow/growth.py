@@ -58,7 +58,4 @@ def fits(problem: Problem, held: Sequence[Held]) -> bool:
     """Return whether these units may be used together."""
     devices = [device for one in held for device in problem.units[one.index].devices]
     nodes = {node for one in held for node in nodes_of(problem, one.index)}
-    return (
-        len(devices) == len(set(devices)) <= problem.max_devices
-        and len(nodes) <= problem.max_nodes
-    )
+    return len(devices) == len(set(devices)) <= problem.max_devices and len(nodes) <= problem.max_nodes

@@ -54,9 +54,7 @@ class Classes:
         return sum(1 for index in self.members[group] if rates.longest[rates.kind[index]][place] >= layers)
 
 
-def patterns(
-    rates: Rates, classes: Classes, wanted: float, spend: Callable[[], bool]
-) -> tuple[list[Pattern], bool]:
+def patterns(rates: Rates, classes: Classes, wanted: float, spend: Callable[[], bool]) -> tuple[list[Pattern], bool]:
     """Return the patterns for a rate, and whether these are all that matter."""
     work = sum(rates.work(index) for members in classes.members for index in members)
     spare = work - wanted * rates.layers

@@ -53,11 +53,7 @@ def pipeline_at(
     solution = solve(formulated(rates, classes, choices, max_stages), seconds)
     if not solution.values:
         return None, solution
-    picked = [
-        pattern
-        for pattern, value in zip(choices, solution.values, strict=True)
-        for _ in range(round(value))
-    ]
+    picked = [pattern for pattern, value in zip(choices, solution.values, strict=True) for _ in range(round(value))]
     return _teams(rates, classes, picked), solution
 
 

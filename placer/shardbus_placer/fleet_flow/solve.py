@@ -141,7 +141,11 @@ def unit_choices(problem: Problem, rates: Rates) -> list[list[int]]:
         chosen: list[int] = []
         order = sorted(
             (index for index in range(len(problem.units)) if rates.most(index)),
-            key=lambda index: (len(problem.units[index].devices) != preferred, len(problem.units[index].devices), index),
+            key=lambda index: (
+                len(problem.units[index].devices) != preferred,
+                len(problem.units[index].devices),
+                index,
+            ),
         )
         for index in order:
             if taken.isdisjoint(problem.units[index].devices):

@@ -12,7 +12,8 @@ from shardbus_schemas.model_profile import ModelProfile
 
 from shardbus_placer.fleet_flow.maximum_flow import Network
 from shardbus_placer.fleet_flow.rates import Rates
-from shardbus_placer.problem import Links, Problem
+from shardbus_placer.links import Links
+from shardbus_placer.problem import Problem
 
 SOURCE, SINK = 0, 1
 TOO_LITTLE = 1e-9
@@ -179,9 +180,7 @@ def _dealt(
                 yield at, int(one[0]), amount
 
 
-def _traffic(
-    held: Sequence[Held], flows: Mapping[tuple[int | None, int | None], float], value: float
-) -> Traffic:
+def _traffic(held: Sequence[Held], flows: Mapping[tuple[int | None, int | None], float], value: float) -> Traffic:
     """Return the flow with units by their index, without those that pass nothing."""
     kept = {pair: amount for pair, amount in flows.items() if amount > TOO_LITTLE * value}
     depth = [0] * len(held)
@@ -191,7 +190,9 @@ def _traffic(
     used = sorted({at for pair in kept for at in pair if at is not None}, key=lambda at: _order(held[at]))
     named = {
         (None if a is None else held[a].index, None if b is None else held[b].index): amount
-        for (a, b), amount in sorted(kept.items(), key=lambda one: [_order(held[at]) if at is not None else () for at in one[0]])
+        for (a, b), amount in sorted(
+            kept.items(), key=lambda one: [_order(held[at]) if at is not None else () for at in one[0]]
+        )
     }
     return Traffic(tuple(held[at] for at in used), named, value, max((depth[at] for at in used), default=0))
 

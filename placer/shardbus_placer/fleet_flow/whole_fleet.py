@@ -18,8 +18,9 @@ from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.solve import Found, solve
 from shardbus_placer.fleet_flow.spending import Spending
 from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic, capacities, traffic
+from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Links, Problem
+from shardbus_placer.problem import Problem
 from shardbus_placer.score import Score
 from shardbus_placer.verify import verify
 

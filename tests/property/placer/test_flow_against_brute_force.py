@@ -124,9 +124,7 @@ def test_equal_requests_get_equal_flows_in_whatever_order_the_fleet_is_told(case
     assert hasattr(random, "shuffle")
     nodes = list(case.fleet.nodes)
     random.shuffle(nodes)  # type: ignore[attr-defined]
-    told_otherwise = case.fleet.model_copy(
-        update={"nodes": tuple(nodes), "links": tuple(reversed(case.fleet.links))}
-    )
+    told_otherwise = case.fleet.model_copy(update={"nodes": tuple(nodes), "links": tuple(reversed(case.fleet.links))})
     first = plan(case.fleet, case.model, case.request, POLICY)
     second = plan(told_otherwise, case.model, case.request, POLICY)
     assert first.model_dump(exclude={"solver"}) == second.model_dump(exclude={"solver"})
