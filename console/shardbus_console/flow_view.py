@@ -55,7 +55,7 @@ def front_rows(plans: tuple[Placed, ...]) -> list[dict[str, object]]:
             "depth": placed.depth,
             "tokens/s": f"{placed.objective.value:.1f}",
             "bound": "" if placed.objective.bound is None else f"{placed.objective.bound:.1f}",
-            "gap": "" if placed.objective.gap is None else f"{placed.objective.gap:.1%}",
+            "gap": "proved best" if not placed.objective.gap else f"{placed.objective.gap:.1%}",
             "devices": sum(len(stage.devices) for stage in placed.stages),
             "ms per token": f"{placed.predicted.seconds_per_token * 1e3:.1f}",
         }

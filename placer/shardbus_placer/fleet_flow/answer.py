@@ -1,4 +1,4 @@
-"""A flow as an answer: stages side by side, who hands over to whom, what limits it, and why each device is in or out."""
+"""A flow as an answer: stages side by side, who hands over to whom, what limits it, why each device is in or out."""
 
 from collections.abc import Mapping, Sequence
 

@@ -77,9 +77,7 @@ class Arranger:
             for number, members in by_kind.items()
         }
         teams = sorted(course.teams, key=lambda team: sum(pull[kind[index]] for index in team) / len(team))
-        filled: list[tuple[int, ...]] = []
-        for team in teams:
-            filled.append(tuple(sorted(by_kind[kind[index]].pop(0) for index in team)))
+        filled = [tuple(sorted(by_kind[kind[index]].pop(0) for index in team)) for team in teams]
         moved = course_of(self.rates, tuple(filled))
         if moved is not None and moved.rate >= course.rate * (1 - LITTLE):
             return moved
@@ -119,10 +117,13 @@ class Arranger:
         for (c, t, u), (d, s, v) in combinations(spots, 2):
             if (c, t) != (d, s) and kind[u] == kind[v] and self.cluster(u) != self.cluster(v):
                 found.append(_put(_put(courses, c, t, u, v), d, s, v, u))
-        for c, t, u in spots:
-            for v in units:
-                if v not in taken and kind[u] == kind[v] and self.cluster(u) != self.cluster(v):
-                    found.append(_put(courses, c, t, u, v))
+        spare = [index for index in units if index not in taken]
+        found += [
+            _put(courses, c, t, u, v)
+            for c, t, u in spots
+            for v in spare
+            if kind[u] == kind[v] and self.cluster(u) != self.cluster(v)
+        ]
         return found
 
 

@@ -105,12 +105,12 @@ class Certificate:
             return 0.0
         brings = [self._brings[node] for node in nodes]
         problem = self.problem
-        if problem.max_nodes >= len(brings) and problem.max_devices >= sum(map(Counter.total, brings)):
+        if problem.max_nodes >= len(brings) and problem.max_devices >= sum(counter.total() for counter in brings):
             brings = [sum(brings, Counter[Brings]())]  # all may be used, wherever they are
         start = self._brought(brings, 0.0, math.inf)
         best = self._rate_at(brings, 0.0, 0, start)
         depth = min(max_stages, self.problem.layers)
-        if depth >= sum(map(Counter.total, brings)):
+        if depth >= sum(counter.total() for counter in brings):
             return best  # no route can be that long anyway
         for _ in range(ROUNDS):
             price = self._best_price(brings, best, depth)
@@ -155,7 +155,8 @@ class Certificate:
         priced = self._priced.get(price)
         if priced is None:
             priced = self._priced[price] = [_price(choices, price) for choices in self._choices]
-        return self._all(brings, {bring: self._share(priced, bring, rate) for bring in set().union(*brings)})
+        distinct = {bring for counter in brings for bring in counter}
+        return self._all(brings, {bring: self._share(priced, bring, rate) for bring in distinct})
 
     def _all(self, brings: Sequence[Counter[Brings]], share: Mapping[Brings, float]) -> float:
         if len(brings) == 1 and brings[0].total() <= self.problem.max_devices:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from shardbus_placer.fleet_flow.choice import nodes_of
 from shardbus_placer.fleet_flow.rates import Rates
-from shardbus_placer.fleet_flow.solve import nodes_of
 from shardbus_placer.fleet_flow.spending import Spending
 from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic, traffic
 from shardbus_placer.problem import Problem

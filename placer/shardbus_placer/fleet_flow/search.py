@@ -202,9 +202,9 @@ def lifted(
     rates: Rates, course: Course, spare: Sequence[int], ceiling: float, max_stages: int, spend: Callable[[], bool]
 ) -> Course:
     """Return a course of the same and the spare units that is at least as good, looked for up to ``ceiling``."""
-    draw = random.Random(SEED)
+    draw = random.Random(SEED)  # noqa: S311 - equal requests get equal plans
     step = (ceiling - course.rate) / 2
-    left = list(spare)
+    left: list[int] = list(spare)
     while step > CLOSE * course.rate and spend():
         teams: list[Sequence[int]] = [*course.teams]
         if len(teams) < min(max_stages, rates.layers):
@@ -219,7 +219,8 @@ def lifted(
         better = None if found is None else course_of(rates, found)
         if better is not None and better.rate > course.rate * (1 + LOSS):
             everyone = course.units | set(left)
-            course, left = better, sorted(everyone - better.units)
+            course = better
+            left = sorted(everyone - better.units)
             step = min(step, (ceiling - course.rate) / 2)
         else:
             step /= 2

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from shardbus_placer.fleet_flow.arrangement import Arranger, held_of
 from shardbus_placer.fleet_flow.certificate import Certificate
-from shardbus_placer.fleet_flow.grouping import in_line
+from shardbus_placer.fleet_flow.choice import best_choice
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.spending import Spending
-from shardbus_placer.fleet_flow.teams import Courses, courses, first_course
+from shardbus_placer.fleet_flow.teams import Courses, courses
 from shardbus_placer.fleet_flow.traffic import Capacities, Traffic, traffic
 from shardbus_placer.problem import Problem
 
@@ -48,7 +48,7 @@ def solve(
     """Return the best flow found, with the bound that holds for every plan."""
     depth = min(problem.max_stages, problem.layers)
     bound = certificate.bound(depth)
-    units = _best_choice(problem, rates, bound, depth)
+    units = best_choice(problem, rates, bound, depth)
     if not units or bound <= 0:
         return Found(None, bound)
     nodes = sorted({problem.units[index].node for index in units})
@@ -117,123 +117,6 @@ def _found(rates: Rates, capacity: Capacities, found: Courses, bound: float, dep
 def _open(capacity: Capacities, nodes: Sequence[int], flow: float) -> bool:
     """Return whether every link there can be carries the whole flow."""
     return all(capacity.get((a, b), 0.0) >= flow for a in nodes for b in nodes)
-
-
-def _best_choice(problem: Problem, rates: Rates, bound: float, depth: int) -> list[int]:
-    """Return the choice of units, out of those that share devices, whose first pipeline is best."""
-    choices = unit_choices(problem, rates)
-    if len(choices) == 1:
-        return choices[0]
-
-    def rate(units: Sequence[int]) -> float:
-        course = first_course(rates, in_line(rates, units), bound, depth)
-        return 0.0 if course is None else course.rate
-
-    return max(choices, key=rate)
-
-
-def unit_choices(problem: Problem, rates: Rates) -> list[list[int]]:
-    """Return choices of units that share no device: the smallest ones, and groups of each size with what is left."""
-    sizes = sorted({len(unit.devices) for unit in problem.units})
-    found: list[list[int]] = []
-    for preferred in sizes:
-        taken: set[str] = set()
-        chosen: list[int] = []
-        order = sorted(
-            (index for index in range(len(problem.units)) if rates.most(index)),
-            key=lambda index: (
-                len(problem.units[index].devices) != preferred,
-                len(problem.units[index].devices),
-                index,
-            ),
-        )
-        for index in order:
-            if taken.isdisjoint(problem.units[index].devices):
-                taken.update(problem.units[index].devices)
-                chosen.append(index)
-        found.append(within_limits(problem, rates, chosen))
-    return found
-
-
-def within_limits(problem: Problem, rates: Rates, units: Sequence[int]) -> list[int]:
-    """Return as many of the units as ``max_devices`` and ``max_nodes`` allow, those that do most.
-
-    One of each of the first ``min_nodes`` nodes is among them, where that is possible at all.
-    """
-    order = sorted(units, key=lambda index: (-rates.work(index), index))
-    by_node: dict[str, float] = {}
-    for index in order:
-        for node in nodes_of(problem, index):
-            by_node[node] = by_node.get(node, 0.0) + rates.work(index)
-    ranked = sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes]
-    nodes, wanted = set(ranked), set(ranked[: problem.min_nodes])
-    firsts: list[int] = []
-    for index in order:
-        if problem.min_nodes > 1 and not wanted.isdisjoint(nodes_of(problem, index)):
-            wanted -= nodes_of(problem, index)
-            firsts.append(index)
-    order = [*firsts, *(index for index in order if index not in firsts)]
-    kept: list[int] = []
-    devices = 0
-    for index in order:
-        size = len(problem.units[index].devices)
-        if nodes_of(problem, index) <= nodes and devices + size <= problem.max_devices:
-            kept.append(index)
-            devices += size
-    return sorted(kept)
-
-
-def nodes_of(problem: Problem, index: int) -> set[str]:
-    """Return the nodes that a unit has devices of."""
-    return {device.node_id for device in problem.units[index].devices}
-
-
-def _tasks(clusters: Sequence[Sequence[int]], depth: int) -> Iterator[tuple[list[list[int]], int]]:
-    """Return ways to take clusters together, each with a limit of stages: a shorter pipeline crosses fewer links."""
-    ways = sorted(_partitions(list(clusters)), key=lambda way: (len(way) > 1, -len(way)))
-    for way in ways:
-        yield way, depth
-    for fewer in range(1, DEPTHS_TRIED + 1):
-        for way in ways:
-            if depth - fewer > 0:
-                yield way, depth - fewer
-
-
-def _found(rates: Rates, capacity: Capacities, found: Courses, bound: float, depth: int) -> Found:
-    if not found.courses:
-        return Found(None, bound, detail=found.solver_failed)
-    through = traffic(rates, capacity, held_of(found.courses), depth)
-    return Found(through if through.value > 0 else None, bound, found.by_solver, found.solver_failed)
-
-
-def _open(capacity: Capacities, nodes: Sequence[int], flow: float) -> bool:
-    """Return whether every link there can be carries the whole flow."""
-    return all(capacity.get((a, b), 0.0) >= flow for a in nodes for b in nodes)
-
-
-def chosen_units(problem: Problem, rates: Rates) -> list[int]:
-    """Return units that share no device, as many devices and nodes as the request allows, those that do most."""
-    taken: set[str] = set()
-    found: list[int] = []
-    for index in sorted(range(len(problem.units)), key=lambda index: (len(problem.units[index].devices), index)):
-        unit = problem.units[index]
-        if rates.most(index) and taken.isdisjoint(unit.devices):
-            taken.update(unit.devices)
-            found.append(index)
-    found.sort(key=lambda index: (-rates.work(index), index))
-    by_node: dict[int, float] = {}
-    for index in found:
-        node = problem.units[index].node
-        by_node[node] = by_node.get(node, 0.0) + rates.work(index)
-    nodes = sorted(by_node, key=lambda node: (-by_node[node], node))[: problem.max_nodes]
-    kept: list[int] = []
-    devices = 0
-    for index in found:
-        unit = problem.units[index]
-        if unit.node in nodes and devices + len(unit.devices) <= problem.max_devices:
-            kept.append(index)
-            devices += len(unit.devices)
-    return kept
 
 
 def _partitions(clusters: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:

@@ -127,7 +127,8 @@ def _placed(task: Task, rates: Rates, capacity: Capacities, found: Found, throug
         if found.by_solver
         else "teams were cut from a line of all devices and bettered by small changes"
     )
-    reason = f"whole fleet: {how}; {through.depth} stages on the longest way"
+    deep = "one stage" if through.depth == 1 else f"{through.depth} stages on the longest way"
+    reason = f"whole fleet: {how}; {deep}"
     if found.detail:
         reason += f"; the solver failed ({found.detail})"
     if objective.gap:
