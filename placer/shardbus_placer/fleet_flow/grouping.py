@@ -1,9 +1,9 @@
 """A first choice of teams for a wanted rate: units in a line, those with room for most layers first, cut into teams."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from shardbus_placer.fleet_flow.rates import Rates, Team
-
 
 def grouped(rates: Rates, line: Sequence[int], rate: float, max_stages: int, place: int) -> tuple[Team, ...] | None:
     """Return at most ``max_stages`` teams of neighbours that hold all layers at ``rate``, or ``None``.
@@ -30,6 +30,25 @@ def grouped(rates: Rates, line: Sequence[int], rate: float, max_stages: int, pla
         if row[count] >= rates.layers:
             return _teams(line, choice, stage)
     return None
+
+
+def balanced(rates: Rates, line: Sequence[int], stages: int, place: int) -> tuple[Team, ...] | None:
+    """Return teams for so many stages of all but equal length, each unit in the team that is slowest yet.
+
+    Units without room for so many layers are left out; ``place`` is as in ``grouped``. ``None``: a team has no unit.
+    """
+    ends = [round(stage * rates.layers / stages) for stage in range(stages + 1)]
+    lengths = [b - a for a, b in pairwise(ends)]
+    teams: list[list[int]] = [[] for _ in lengths]
+    passes = [0.0] * stages
+    for index in sorted(line, key=lambda index: (-rates.work(index), index)):
+        table = rates.tables[rates.kind[index]][place]
+        able = [stage for stage, length in enumerate(lengths) if table[length] > 0]
+        if able:
+            slowest = min(able, key=passes.__getitem__)
+            teams[slowest].append(index)
+            passes[slowest] += table[lengths[slowest]]
+    return tuple(tuple(sorted(team)) for team in teams) if all(teams) else None
 
 
 def in_line(rates: Rates, units: Sequence[int]) -> list[int]:

@@ -85,6 +85,7 @@ class Rates:
         """Whether fewer layers always fit, and are never slower, on all units."""
         self.longest = [[_most(table) for table in tables] for tables in self.tables]
         """By kind and place, the largest number of layers that fits."""
+        self._work = [max(count * rate for count, rate in enumerate(tables[0])) for tables in self.tables]
 
     def rate(self, index: int, start: int, end: int) -> float:
         """Return what a unit passes with the layers ``start`` to ``end``; 0 if it may not hold them."""
@@ -114,7 +115,7 @@ class Rates:
 
     def work(self, index: int) -> float:
         """Return the most that a unit does, in layers times tokens per second."""
-        return max(count * rate for count, rate in enumerate(self.tables[self.kind[index]][0]))
+        return self._work[self.kind[index]]
 
     def _table(self, unit: Unit, place: int) -> tuple[float, ...]:
         memory, first, last = self.problem.memory, bool(place & 1), bool(place & 2)

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from shardbus_placer.fleet_flow.grouping import grouped, in_line
+from shardbus_placer.fleet_flow.grouping import balanced, grouped, in_line
 from shardbus_placer.fleet_flow.patterns import Classes, patterns
 from shardbus_placer.fleet_flow.program import pipeline_at
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.search import Climb, Course, course_of, lifted
 from shardbus_placer.fleet_flow.spending import Spending
 
-GUESSES = 7
+GUESSES = 6
 """Halvings of the range of rates for a first cut."""
 PLACES_TRIED = (0, 3)
 """First as if all teams were between others, then as if each were first and last: the one may fail, the other waste."""
@@ -18,6 +18,8 @@ FIRST_TRIALS = 400
 TRIALS = 1600
 """Small changes for the one pipeline that most units are in: before the pattern program is asked, and in all."""
 TRIALS_OF_PARTS = 300
+MOST_BALANCED = 8
+"""So many numbers of equal stages beyond the fewest are tried."""
 MOST_CUTS = 6
 """Points at which the line of units is cut into two pipelines, to compare with one."""
 PATTERN_TRIALS = 40_000
@@ -27,6 +29,9 @@ SOLVE_SECONDS = 0.015
 SECONDS_PER_PATTERN = 0.0003
 """With less time than this the solver is not asked; it seldom ends in so much."""
 BETTER = 1.001
+FEW_CLASSES = 4
+MANY_SECONDS = 0.25
+"""Of more classes than a few there are so many patterns that the solver needs time like this."""
 CLOSED = 1e-6
 """Relative distance to the bound that is not worth a search."""
 
@@ -90,6 +95,8 @@ def _by_program(
 ) -> Courses:
     """Return better pipelines if the pattern program knows one, asked again and again for rates in between."""
     classes = Classes.of(rates, line)
+    if len(classes.members) > FEW_CLASSES and seconds_left() < MANY_SECONDS:
+        return found
     low, high = max(course.rate for course in found.courses), ceiling
     for _ in range(PROGRAMS):
         if high - low <= CLOSED * high or seconds_left() < SOLVE_SECONDS:
@@ -133,10 +140,22 @@ def first_course(rates: Rates, line: Sequence[int], ceiling: float, max_stages: 
             teams = grouped(rates, line, ceiling * CLOSED, max_stages, place)
         if teams is None:
             continue
-        course = course_of(rates, Climb(rates, low, teams, ()).pipeline())
-        if course is not None and (best is None or course.rate > best.rate):
-            best = course
+        best = _better(best, course_of(rates, Climb(rates, low, teams, ()).pipeline()))
+    roomiest = max((rates.most(index) for index in line), default=0)
+    fewest = -(-rates.layers // roomiest) if roomiest else 1
+    for stages in range(fewest, min(max_stages, len(line), rates.layers, fewest + MOST_BALANCED) + 1):
+        for place in PLACES_TRIED:
+            teams = balanced(rates, line, stages, place)
+            if teams is None:
+                continue
+            climb = Climb(rates, best.rate * BETTER if best else 0.0, teams, ())
+            if best is None or climb.holds() is not None:
+                best = _better(best, course_of(rates, climb.pipeline(), fine=False))
     return best
+
+
+def _better(best: Course | None, course: Course | None) -> Course | None:
+    return course if course is not None and (best is None or course.rate > best.rate) else best
 
 
 def _in_two(
