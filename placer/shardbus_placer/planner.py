@@ -37,6 +37,10 @@ FINISH_SECONDS_PER_DEVICE = 0.0001
 """Kept back from the deadline for verifying and explaining the plan."""
 
 
+FLOW_SECONDS = 0.006
+"""Kept back besides for working out who hands over to whom under ``fleet_throughput``."""
+
+
 @dataclass(frozen=True)
 class Situation:
     """All that was worked out about one request before any search."""
@@ -101,7 +105,7 @@ def plan(
             scores=scores,
             problem=problem,
             elapsed=elapsed,
-            seconds_left=lambda: situation.seconds_left,
+            seconds_left=lambda: situation.seconds_left - FLOW_SECONDS,
         )
         return place_whole_fleet(task, functools.partial(plan, clock=clock))
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from shardbus_placer.fleet_flow.rates import Rates, Team
 
+
 def grouped(rates: Rates, line: Sequence[int], rate: float, max_stages: int, place: int) -> tuple[Team, ...] | None:
     """Return at most ``max_stages`` teams of neighbours that hold all layers at ``rate``, or ``None``.
 

@@ -22,6 +22,8 @@ MOST_BALANCED = 8
 """So many numbers of equal stages beyond the fewest are tried."""
 MOST_CUTS = 6
 """Points at which the line of units is cut into two pipelines, to compare with one."""
+CUT_SECONDS = 0.01
+"""With less time than this no other point is tried."""
 PATTERN_TRIALS = 40_000
 PROGRAMS = 5
 """How often the pattern program is asked, each time about a rate between those known."""
@@ -82,7 +84,8 @@ def courses(
     if alone.rate > main.rate:
         again = replace(best, courses=_with_spare(rates, line, alone, ceiling, max_stages, seconds_left).courses)
         best = max(best, again, key=lambda found: found.rate)
-    return max(best, _in_two(rates, line, ceiling, max_stages, seconds_left), key=lambda found: found.rate)
+    two = _in_two(rates, line, ceiling, max_stages, best.rate, seconds_left)
+    return max(best, two, key=lambda found: found.rate)
 
 
 def _by_program(
@@ -121,26 +124,29 @@ def _by_program(
     return found
 
 
-def first_course(rates: Rates, line: Sequence[int], ceiling: float, max_stages: int) -> Course | None:
-    """Return the best pipeline that cutting the line gives, for rates up to ``ceiling``."""
+def first_course(
+    rates: Rates, line: Sequence[int], ceiling: float, max_stages: int, above: float = 0.0
+) -> Course | None:
+    """Return the best pipeline that cutting the line gives, for rates over ``above`` and up to ``ceiling``."""
     best: Course | None = None
     for place in PLACES_TRIED:
-        low, high, teams = 0.0 if best is None else best.rate, ceiling, None
+        low, high, teams = above if best is None else best.rate, ceiling, None
         for guess in range(GUESSES):
             # First whether there is anything better at all, or as good as can be.
-            rate = (low + high) / 2 if guess else low * BETTER if best else high
+            rate = (low + high) / 2 if guess else low * BETTER if low else high
             found = grouped(rates, line, rate, max_stages, place)
+            if found is None and not guess and low:
+                break
             if found is None:
                 high = rate
             else:
                 low, teams = rate, found
             if high - low <= CLOSED * high:
                 break
-        if teams is None and best is None:
+        if teams is None and not low:
             teams = grouped(rates, line, ceiling * CLOSED, max_stages, place)
-        if teams is None:
-            continue
-        best = _better(best, course_of(rates, Climb(rates, low, teams, ()).pipeline()))
+        if teams is not None:
+            best = _better(best, course_of(rates, Climb(rates, low, teams, ()).pipeline()))
     roomiest = max((rates.most(index) for index in line), default=0)
     fewest = -(-rates.layers // roomiest) if roomiest else 1
     for stages in range(fewest, min(max_stages, len(line), rates.layers, fewest + MOST_BALANCED) + 1):
@@ -148,8 +154,9 @@ def first_course(rates: Rates, line: Sequence[int], ceiling: float, max_stages: 
             teams = balanced(rates, line, stages, place)
             if teams is None:
                 continue
-            climb = Climb(rates, best.rate * BETTER if best else 0.0, teams, ())
-            if best is None or climb.holds() is not None:
+            least = above if best is None else best.rate
+            climb = Climb(rates, least * BETTER, teams, ())
+            if not least or climb.holds() is not None:
                 best = _better(best, course_of(rates, climb.pipeline(), fine=False))
     return best
 
@@ -159,23 +166,37 @@ def _better(best: Course | None, course: Course | None) -> Course | None:
 
 
 def _in_two(
-    rates: Rates, line: Sequence[int], ceiling: float, max_stages: int, seconds_left: Callable[[], float]
+    rates: Rates,
+    line: Sequence[int],
+    ceiling: float,
+    max_stages: int,
+    above: float,
+    seconds_left: Callable[[], float],
 ) -> Courses:
-    """Return two pipelines, of the units with room for most layers and of the others."""
+    """Return two pipelines with a rate over ``above``, of the units with room for most layers and of the others."""
     cuts = [at for at in range(1, len(line)) if rates.most(line[at]) < rates.most(line[at - 1])]
-    best: tuple[float, int] = (0.0, 0)
+    best: tuple[Course, Course, int] | None = None
     for at in cuts[:MOST_CUTS]:
-        if seconds_left() <= 0:
+        if seconds_left() < CUT_SECONDS:
             break
-        parts = [first_course(rates, part, ceiling, max_stages) for part in (line[:at], line[at:])]
-        best = max(best, (sum(part.rate for part in parts if part is not None), at))
-    found: list[Course] = []
-    for part in (line[: best[1]], line[best[1] :]):
-        course = first_course(rates, part, ceiling, max_stages) if best[1] and part else None
-        if course is not None:
-            trial = Spending(TRIALS_OF_PARTS, seconds_left).trial
-            found.append(lifted(rates, course, _rest(part, course), ceiling, max_stages, trial))
-    return Courses(tuple(found))
+        one = first_course(rates, line[:at], ceiling, max_stages)
+        if one is None:
+            continue
+        least = above if best is None else best[0].rate + best[1].rate
+        other = first_course(rates, line[at:], ceiling, max_stages, max(0.0, least - one.rate))
+        if other is not None and one.rate + other.rate > least:
+            best = one, other, at
+    if best is None:
+        return Courses(())
+    parts = (best[0], line[: best[2]]), (best[1], line[best[2] :])
+    return Courses(
+        tuple(
+            lifted(
+                rates, course, _rest(part, course), ceiling, max_stages, Spending(TRIALS_OF_PARTS, seconds_left).trial
+            )
+            for course, part in parts
+        )
+    )
 
 
 def _with_spare(

@@ -114,9 +114,7 @@ def test_a_line_is_cut_into_as_few_teams_as_hold_all_layers_at_the_rate() -> Non
 
 def test_small_changes_find_what_a_cut_line_does_not() -> None:
     # By room the line is a, b, c, d; good teams are a with d, and b with c.
-    where = fleet(
-        a=device("0", 60, 80.0), b=device("0", 59, 60.0), c=device("0", 58, 40.0), d=device("0", 57, 20.0)
-    )
+    where = fleet(a=device("0", 60, 80.0), b=device("0", 59, 60.0), c=device("0", 58, 40.0), d=device("0", 57, 20.0))
     rates = rates_of(where)
     begun = course_of(rates, ((0, 1), (2, 3)))
     assert begun is not None
