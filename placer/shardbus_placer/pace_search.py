@@ -115,11 +115,23 @@ class _PaceSearch:
             if relaxed and not _whole(program.model.integer, solution.values):
                 relaxed = False
                 continue
-            order = order_of(program.walk, solution.values, program.loss)
+            order = order_of(program.walk, solution.values, program.loss, program.chosen(solution.values))
             if order is not None:
                 self.state.take(order)
-            return True
+            return self._more_finely(seconds)
         return True
+
+    def _more_finely(self, seconds: float) -> bool | None:
+        """Return the answer of the fine program where the small one has a yes that no plan bears out."""
+        best, program = self.state.best, self.program
+        if program.fine or not self.state.problem.even or (best is not None and best.cost <= seconds):
+            return True
+        steps = 2 * sum(len(kind.kinds) for kind in program.kinds.nodes) * (len(program.kinds.nodes) + 1)
+        if steps > self.seconds_left() * STEPS_PER_SECOND / 2:
+            return True
+        self.program = PaceProgram(self.state.problem, program.kinds, fine=True)
+        self.session = Session(self.program.model)
+        return self.ask(seconds)
 
 
 def _whole(integer: Sequence[bool], values: Sequence[float]) -> bool:
