@@ -30,23 +30,50 @@ Way = str | int
 """Where a stage goes next: nowhere, to another unit of its node, to another node of its kind, or to a kind of node."""
 
 
+def steps_between(problem: Problem, kinds: Kinds, slowest: float | None) -> int:
+    """Return how many steps between kinds of nodes a program has for plans that cost at most ``slowest``."""
+    longest = _longest_hops(problem, kinds, slowest)
+    places = range(len(kinds.nodes))
+    hops = (kinds.hop(problem, a, b) for a in places for b in places)
+    limits = (longest[a] for a in places for _ in places)
+    return sum(hop is not None and hop <= limit for hop, limit in zip(hops, limits, strict=True))
+
+
+def _longest_hops(problem: Problem, kinds: Kinds, slowest: float | None) -> list[float]:
+    """Return, by kind of node, how long a hop may take after one layer at least on its quickest unit."""
+    if slowest is None:
+        return [math.inf] * len(kinds.nodes)
+    least: list[float] = []
+    for node in kinds.nodes:
+        quickest = math.inf
+        for k in node.kinds:
+            unit = kinds.units[k].unit
+            if unit.seconds_by_count is not None:
+                quickest = min(quickest, *unit.seconds_by_count[1:])
+            else:
+                quickest = min([quickest, *(unit.seconds[i + 1] - unit.seconds[i] for i in problem.layer_kinds[0])])
+        least.append(slowest * (1 + 1e-9) - quickest)
+    return least
+
+
 class PaceProgram:
     """The program over the kinds of a problem; ``at`` sets the time that is asked about."""
 
-    def __init__(self, problem: Problem, kinds: Kinds, *, fine: bool = False) -> None:
-        """Build the columns and rows; they are the same for all times.
+    def __init__(self, problem: Problem, kinds: Kinds, slowest: float | None, *, fine: bool = False) -> None:
+        """Build the columns and rows; they are the same for all times, none of which is above ``slowest``.
 
         ``fine`` says of each kind of unit how many go which way, first or not: larger, and exact for equal layers.
         """
         self.problem = problem
         self.kinds = kinds
         self.fine = fine
+        self.slowest = slowest
         self.model = LinearModel("pace")
         self.used = [
             self.model.column(0, kind.on_node * self.kinds.nodes[kind.place].count, integer=True)
             for kind in self.kinds.units
         ]
-        self.walk = Walk(self.model, problem, self.kinds, self.used)
+        self.walk = Walk(self.model, problem, self.kinds, self.used, longest=_longest_hops(problem, kinds, slowest))
         condition_rows(self.model, problem, self.kinds, self.used)
         self._takes = [_Takes(problem, kind.unit) for kind in self.kinds.units]
         self._open = list(self.model.upper)
