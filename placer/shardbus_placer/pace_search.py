@@ -13,7 +13,7 @@ from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
 CLOSE = 1e-9
 """Relative difference of times that are taken as one."""
-NEAR = 0.01
+NEAR = 0.001
 """Relative width below which the time just below the best plan's is asked about."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
@@ -50,6 +50,8 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
     search = _PaceSearch(state, PaceProgram(problem, kinds, slowest), seconds_left)
     if state.best is None:
         search.ask(math.inf)
+        if state.best is None and not search.impossible and search.refine():
+            search.ask(math.inf)
         if state.best is None:
             return Paced(low, search.asked, search.impossible, search.last)
     missed = 0.0
@@ -64,9 +66,12 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         elif state.best.cost > time:
             missed = max(missed, time)
         below = state.best.cost * (1 - CLOSE)
+        missed = missed if missed <= below else 0.0
         open_below = max(low, missed)
         if missed > low and below - missed <= NARROW * below:
-            break
+            if not search.refine():
+                break
+            missed, open_below = 0.0, low
         # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
         time = below if below - open_below <= NEAR * below else (open_below + below) / 2
     return Paced(low, search.asked, search.impossible, search.last)
@@ -119,20 +124,20 @@ class _PaceSearch:
             order = order_of(program.walk, solution.values, program.loss, program.chosen(solution.values))
             if order is not None:
                 self.state.take(order)
-            return self._more_finely(seconds)
+            return True
         return True
 
-    def _more_finely(self, seconds: float) -> bool | None:
-        """Return the answer of the fine program where the small one has a yes that no plan bears out."""
-        best, program = self.state.best, self.program
-        if program.fine or not self.state.problem.even or (best is not None and best.cost <= seconds):
-            return True
+    def refine(self) -> bool:
+        """Go on with the fine program, and return whether there is one and time for it."""
+        program = self.program
+        if program.fine or not self.state.problem.even:
+            return False
         steps = 2 * sum(len(kind.kinds) for kind in program.kinds.nodes) * (len(program.kinds.nodes) + 1)
         if steps > self.seconds_left() * STEPS_PER_SECOND / 2:
-            return True
+            return False
         self.program = PaceProgram(program.problem, program.kinds, program.slowest, fine=True)
         self.session = Session(self.program.model)
-        return self.ask(seconds)
+        return True
 
 
 def _whole(integer: Sequence[bool], values: Sequence[float]) -> bool:
