@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from shardbus_schemas.dtypes import computes_in
 from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.ids import DeviceKey, NodeId
 from shardbus_schemas.model_profile import ModelProfile
@@ -21,6 +22,7 @@ BarReason = Literal[
     "not_included",
     "excluded",
     "backend",
+    "dtype",
     "memory_unknown",
     "battery",
     "shared_memory",
@@ -195,6 +197,9 @@ def _bar(
     if model.backends is not None and device.backend is not None and device.backend not in model.backends:
         can = ", ".join(model.backends) or "no backend"
         return Barred(key, "backend", f"barred: it runs {device.backend}, the model needs {can}")
+    if not computes_in(device.dtypes, model.dtype):
+        can = ", ".join(device.dtypes or ()) or "no dtype"
+        return Barred(key, "dtype", f"barred: it computes in {can}, the model in {model.dtype}")
     if device.memory_total_bytes is None:
         return Barred(key, "memory_unknown", "barred: nobody knows how much memory it has")
     low = device.battery_percent is not None and device.battery_percent < policy.minimum_battery_percent

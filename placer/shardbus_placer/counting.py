@@ -167,7 +167,7 @@ def _hop_rows(
         model.row([*into[node], *((used[j], -1.0) for j in members), *((first[j], 1.0) for j in members)], 0, 0)
     if len(problem.nodes) == 1:
         return leaves
-    here = node_columns(model, problem, used)
+    here = node_columns(model, problem, used, [(unit.node,) for unit in units])
     count = len(problem.nodes)
     balance: list[list[tuple[int, float]]] = [[(here[node], -1.0)] for node in nodes]
     for node in nodes:

@@ -70,6 +70,7 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
         holds = f"holds {count} of {problem.layers} layers"
         if len(unit.devices) > 1:
             holds += f", split over {len(unit.devices)} devices"
+            holds += f" of {len(unit.nodes)} nodes" * (len(unit.nodes) > 1)
         if _is_full(problem, unit, cut.bounds[index], cut.bounds[index + 1]):
             holds += ", as many as fit"
         if len(cut.order) > 1 and index == slowest and problem.objective == "throughput":
@@ -140,7 +141,8 @@ def _compared(problem: Problem, cut: Cut, unit: Unit, *, joinable: bool) -> str:
     ]
     if not ways:
         return "not used: no link leads to it from the chosen devices, nor back"
-    slower = unit.seconds[-1] / min(other.seconds[-1] for other in cut.order) if unit.seconds[-1] else 1.0
+    fastest = min(other.seconds[-1] for other in cut.order)
+    slower = unit.seconds[-1] / fastest if fastest else 1.0
     speed = f"{slower:.1f}x the time per layer of the fastest chosen" if slower > 1 else "as fast as the chosen"
     reason = "not needed" if joinable else "not used: it cannot be one stage more under the request's conditions"
     return f"{reason}; {speed}, and a hop to or from it takes {seconds_text(min(ways))} at least"

@@ -116,16 +116,18 @@ def choice_rows(model: LinearModel, problem: Problem, used: Sequence[int]) -> No
     if problem.max_stages < len(units):
         model.row([(column, 1) for column in used], upper=problem.max_stages)
     if problem.min_nodes > 1 or problem.max_nodes < len(problem.nodes):
-        here = node_columns(model, problem, used)
+        here = node_columns(model, problem, used, [unit.nodes for unit in problem.units])
         model.row([(column, 1) for column in here], problem.min_nodes, problem.max_nodes)
 
 
-def node_columns(model: LinearModel, problem: Problem, used: Sequence[int]) -> list[int]:
-    """Add a column per node that says whether any of its units is used."""
+def node_columns(
+    model: LinearModel, problem: Problem, used: Sequence[int], nodes_of: Sequence[Sequence[int]]
+) -> list[int]:
+    """Add a column per node that says whether any unit of it is used; ``nodes_of`` says which nodes a unit is of."""
     columns: list[int] = []
     for node in range(len(problem.nodes)):
         here = model.binary()
-        inside = [column for column, unit in zip(used, problem.units, strict=True) if unit.node == node]
+        inside = [column for column, nodes in zip(used, nodes_of, strict=True) if node in nodes]
         for column in inside:
             model.row([(column, 1), (here, -1)], upper=0)
         model.row([(here, 1), *((column, -1.0) for column in inside)], upper=0)

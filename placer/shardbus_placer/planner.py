@@ -20,10 +20,11 @@ from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
 from shardbus_placer.greedy import Search, improve, starts
+from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise
 from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Links, Problem, device_scores, formulate, links_of
+from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify

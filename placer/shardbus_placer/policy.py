@@ -71,6 +71,9 @@ class Policy(FrozenModel):
     """Share of its speed that a fully busy device loses: half, as one of two that take turns."""
     device_link: LinkFigures = LinkFigures(bandwidth_bytes_per_second=8e9, latency_seconds=20e-6)
     """Between devices of one node that does not say: PCIe 3 x8 through host memory."""
+    tensor_link: LinkFigures | None = LinkFigures(bandwidth_bytes_per_second=10e9, latency_seconds=50e-6)
+    """What a link between nodes must at least reach, each way, for a tensor group across them: what remote direct
+    memory access over Thunderbolt 5 or 100 Gb/s Ethernet does. ``None``: no group leaves its node."""
     activation_tokens: int = Field(default=512, ge=0)
     """Tokens that a prefill step takes at once; activation buffers are sized for at most these."""
     activation_buffers: int = Field(default=2, ge=0)

@@ -20,9 +20,9 @@ from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Hop, PlacementRequest, Prediction, Stage
 
-from shardbus_placer import cost
+from shardbus_placer import cost, tensor
 from shardbus_placer.candidates import Candidate
-from shardbus_placer.problem import Links
+from shardbus_placer.links import Links
 
 
 def predict(
@@ -83,11 +83,14 @@ def _step(
         seconds = nominal + (of_all - of_one) / first.bandwidth
     else:
         seconds = of_all / first.bandwidth
-    seconds /= size
+    share = tensor.largest_share(model, size)
+    assert share is not None  # or the stage would not be
+    seconds = tensor.share_seconds(seconds + (first.head_seconds if end == model.layers else 0.0), share)
     if size > 1:
         crossing = model.activation_bytes_per_token * sequences
-        seconds += 2 * (end - start) * cost.all_reduce_seconds(links.inside[first.node], size, crossing)
-    return seconds + (first.head_seconds / size if end == model.layers else 0.0)
+        joined = tensor.joining_link(links, stage.devices)
+        seconds += 2 * (end - start) * cost.all_reduce_seconds(joined, size, crossing)
+    return seconds
 
 
 def _link(links: Links, hop: Hop) -> cost.LinkFigures:
@@ -105,6 +108,8 @@ def _prefill(stages: Sequence[Stage], model: ModelProfile, candidates: Mapping[D
         known = [peak for peak in peaks if peak is not None]
         if len(known) < len(peaks):
             return None
-        share = sum(operations[stage.start_layer : stage.end_layer]) / len(peaks)
-        slowest = max(slowest, share / min(known))
+        share = tensor.largest_share(model, len(peaks))
+        assert share is not None  # or the stage would not be
+        most = tensor.share_seconds(sum(operations[stage.start_layer : stage.end_layer]), share)
+        slowest = max(slowest, most / min(known))
     return 1 / slowest if slowest > 0 else None

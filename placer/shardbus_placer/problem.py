@@ -3,22 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import pairwise
 
-from shardbus_schemas.devices import LinkFigures
-from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey, NodeId
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import ObjectiveName, PlacementRequest, Sharding
+from shardbus_schemas.placement import ObjectiveName, PlacementRequest
 
-from shardbus_placer import cost
-from shardbus_placer.candidates import Candidate, Survey
+from shardbus_placer import cost, tensor
+from shardbus_placer.candidates import Survey
 from shardbus_placer.capacity import LayerMemory, layer_memory
+from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
 from shardbus_placer.score import Score, scores
-
-MOST_SUBSETS_OF = 6
-"""Up to so many alike devices every subset is a possible tensor group; among more only runs of the sorted list."""
 
 ROUNDING = 1e-12
 """Relative slack of a bound that is a sum of floats: it must never be too high."""
@@ -26,12 +22,15 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Unit:
-    """What may hold one stage: a device, or a tensor group of alike devices of one node."""
+    """What may hold one stage: a device, or a tensor group of alike devices."""
 
     devices: tuple[DeviceKey, ...]
     node: int
+    """Where it is entered and left: the first device's node."""
+    nodes: tuple[int, ...]
+    """All nodes that it has devices of."""
     room_bytes: int
-    """What the stage as a whole may take: each device holds an equal share."""
+    """What the stage as a whole may take, so that each device has room for the largest share."""
     seconds: tuple[float, ...]
     """Running sums of the decode time by layer."""
     head_seconds: float
@@ -101,7 +100,7 @@ class Problem:
     def admits(self, order: Sequence[Unit]) -> bool:
         """Return whether the units in this order meet every condition but memory."""
         devices = [device for unit in order for device in unit.devices]
-        nodes = {unit.node for unit in order}
+        nodes = {node for unit in order for node in unit.nodes}
         return (
             len(order) <= min(self.max_stages, self.layers)
             and len(devices) <= self.max_devices
@@ -138,31 +137,6 @@ class Problem:
         return [*(0.0 if seconds is None else seconds for seconds in between), 0.0]
 
 
-@dataclass(frozen=True)
-class Links:
-    """The fleet's links, each way, as the planner sees them."""
-
-    between: Mapping[tuple[NodeId, NodeId], LinkFigures]
-    inside: Mapping[NodeId, LinkFigures]
-    guessed: frozenset[NodeId]
-    """Nodes that do not say what lies between their devices."""
-
-
-def links_of(fleet: Fleet, policy: Policy) -> Links:
-    """Return every link that exists: declared ones, the default for other pairs, and those inside nodes."""
-    declared: dict[tuple[NodeId, NodeId], LinkFigures] = {(link.from_node, link.to_node): link for link in fleet.links}
-    if fleet.default_link is not None:
-        for a in fleet.nodes:
-            for b in fleet.nodes:
-                if a.node_id != b.node_id:
-                    declared.setdefault((a.node_id, b.node_id), fleet.default_link)
-    return Links(
-        between=declared,
-        inside={node.node_id: node.device_link or policy.device_link for node in fleet.nodes},
-        guessed=frozenset(node.node_id for node in fleet.nodes if node.device_link is None),
-    )
-
-
 def device_scores(survey: Survey, links: Links, policy: Policy) -> dict[DeviceKey, Score]:
     """Return the weighted score of every candidate."""
     speeds = {pair: link.bandwidth_bytes_per_second for pair, link in links.between.items()}
@@ -189,8 +163,9 @@ def formulate(
 
     units = [
         unit
-        for members in _groups(survey.candidates, model, request.sharding, set(pins))
-        if (unit := _unit(members, index, links, crossing, pins, score_of)) is not None and _holds_a_layer(unit, memory)
+        for members in tensor.groups(survey.candidates, model, request.sharding, set(pins), links)
+        if (unit := _unit(members, index, links, crossing, pins, score_of, model)) is not None
+        and _holds_a_layer(unit, memory)
     ]
     unbounded = len(survey.candidates) + 1
     return Problem(
@@ -207,72 +182,41 @@ def formulate(
     )
 
 
-def tensor_divides(model: ModelProfile, devices: int) -> bool:
-    """Return whether the model's layers may be split evenly over so many devices."""
-    sizes = (model.num_attention_heads, model.num_key_value_heads, model.hidden_size)
-    return model.supports_tensor and all(size is not None and size % devices == 0 for size in sizes)
-
-
-def _groups(
-    candidates: Sequence[Candidate], model: ModelProfile, sharding: Sharding, pinned: set[DeviceKey]
-) -> list[tuple[Candidate, ...]]:
-    """Return the single devices and tensor groups that may hold a stage.
-
-    Devices that differ only in free memory are interchangeable but for it: a group is as roomy as its least
-    roomy member, so among them only runs of the list sorted by room can be needed.
-    """
-    found: list[tuple[Candidate, ...]] = []
-    if sharding != "tensor":
-        found += [(candidate,) for candidate in candidates]
-    if sharding == "pipeline" or not model.supports_tensor:
-        return found
-    alike: dict[object, list[Candidate]] = {}
-    for candidate in candidates:
-        device = candidate.device
-        kind = (candidate.node, device.name, device.backend, device.architecture, device.memory_total_bytes)
-        speed = (candidate.bandwidth, candidate.seconds, candidate.seconds_by_count, candidate.flops)
-        alike.setdefault((kind, speed), []).append(candidate)
-    for members in alike.values():
-        members.sort(key=lambda candidate: (-candidate.room_bytes, candidate.key))
-        every = len(members) <= MOST_SUBSETS_OF and any(candidate.key in pinned for candidate in members)
-        for size in range(2, len(members) + 1):
-            if not tensor_divides(model, size):
-                continue
-            if every:
-                found += combinations(members, size)
-            else:
-                found += [tuple(members[start : start + size]) for start in range(len(members) - size + 1)]
-    return found
-
-
 def _unit(
-    members: tuple[Candidate, ...],
+    members: tensor.Group,
     index: Mapping[NodeId, int],
     links: Links,
     crossing: int,
     pins: Mapping[DeviceKey, int],
     score_of: Mapping[DeviceKey, Score],
+    model: ModelProfile,
 ) -> Unit | None:
     pinned = {pins[member.key] for member in members if member.key in pins}
-    if len(pinned) > 1:  # the devices of a group hold the same layers
+    share = tensor.largest_share(model, len(members))
+    if len(pinned) > 1 or share is None:  # the devices of a group hold the same layers
         return None
-    size, first = len(members), members[0]
+    devices = tuple(sorted(member.key for member in members))
+    first = members[0]
     # A layer split over devices is put together twice: after attention and after the feed-forward part.
-    together = 2 * cost.all_reduce_seconds(links.inside[first.node], size, crossing) if size > 1 else 0.0
-    by_count = first.seconds_by_count
+    together = 0.0
+    if len(devices) > 1:
+        together = 2 * cost.all_reduce_seconds(tensor.joining_link(links, devices), len(devices), crossing)
+
+    def shared(seconds: tuple[float, ...]) -> tuple[float, ...]:
+        if len(devices) == 1:
+            return seconds
+        return tuple(tensor.share_seconds(total, share) + together * layer for layer, total in enumerate(seconds))
+
     return Unit(
-        devices=tuple(sorted(member.key for member in members)),
-        node=index[first.node],
-        room_bytes=size * min(member.room_bytes for member in members),
-        seconds=first.seconds
-        if size == 1
-        else tuple(total / size + together * layer for layer, total in enumerate(first.seconds)),
-        head_seconds=first.head_seconds / size,
-        seconds_by_count=by_count
-        if by_count is None or size == 1
-        else tuple(total / size + together * layer for layer, total in enumerate(by_count)),
+        devices=devices,
+        node=index[min(devices).node_id],
+        nodes=tuple(sorted({index[member.node] for member in members})),
+        room_bytes=tensor.together_bytes(min(member.room_bytes for member in members), share),
+        seconds=shared(first.seconds),
+        head_seconds=tensor.share_seconds(first.head_seconds, share),
+        seconds_by_count=None if first.seconds_by_count is None else shared(first.seconds_by_count),
         pin=pinned.pop() if pinned else None,
-        score=sum(score_of[member.key].total for member in members) / size,
+        score=sum(score_of[member.key].total for member in members) / len(members),
     )
 
 

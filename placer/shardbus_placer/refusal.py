@@ -147,6 +147,8 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
     elif reasons.get("backend", 0):
         code = "backend_mismatch"
         fix = f"add a device that runs {' or '.join(model.backends or ())}"
+    elif reasons.get("dtype", 0):
+        code, fix = "backend_mismatch", f"add a device that computes in {model.dtype}"
     elif reasons.keys() <= {"excluded", "not_included"}:
         code, fix = "constraints_conflict", "drop include or exclude"
     return Refusal(
@@ -165,17 +167,19 @@ def _no_unit(model: ModelProfile, request: PlacementRequest, survey: Survey, pro
         elif None in (model.num_attention_heads, model.num_key_value_heads, model.hidden_size):
             why = f"{model.model_id} does not say its heads, KV heads and hidden size, which must divide evenly"
         else:
-            why = (
-                "no node has two or more alike devices whose number divides "
-                f"{model.num_attention_heads} heads, {model.num_key_value_heads} KV heads "
-                f"and the hidden size {model.hidden_size}"
+            rule = (
+                f"divides {model.num_attention_heads} heads, {model.num_key_value_heads} KV heads and the hidden "
+                f"size {model.hidden_size}, and this model's heads may not be split unevenly"
             )
+            if model.supports_uneven_tensor:
+                rule = f"is at most its {model.num_key_value_heads} KV heads"
+            why = f"no node, nor nodes with links quick enough, have two or more alike devices whose number {rule}"
         return Refusal(
             code="tensor_impossible", message=why, reasons=survey.reasons, remedy="ask for sharding pipeline or auto"
         )
     if not problem.units:
         return _no_layer_fits(model, survey)
-    nodes = len({unit.node for unit in problem.units})
+    nodes = len({node for unit in problem.units for node in unit.nodes})
     if nodes < request.min_nodes:
         return Refusal(
             code="not_enough_nodes",

@@ -10,8 +10,9 @@ from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.candidates import survey
 from shardbus_placer.feasibility import feasible
+from shardbus_placer.links import links_of
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import device_scores, formulate, links_of
+from shardbus_placer.problem import device_scores, formulate
 
 MOST_NAMED = 2
 """More ways out than this only confuse."""

@@ -6,12 +6,13 @@ from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Hop, ObjectiveValue, PlacementRequest, Prediction, Stage
 
-from shardbus_placer import capacity
+from shardbus_placer import capacity, tensor
 from shardbus_placer.candidates import Candidate, Survey
 from shardbus_placer.cut import Cut, stage_seconds
+from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
 from shardbus_placer.prediction import predict
-from shardbus_placer.problem import Links, Problem
+from shardbus_placer.problem import Problem
 
 CLOSED = 1e-7
 """Relative distance between value and bound below which the value is proved optimal."""
@@ -32,7 +33,9 @@ def stages_of(
     stages: list[Stage] = []
     for index, (unit, seconds) in enumerate(zip(cut.order, stage_seconds(cut.order, cut.bounds), strict=True)):
         start, end = cut.bounds[index], cut.bounds[index + 1]
-        share = -(-problem.memory.stage(start, end) // len(unit.devices))
+        part = tensor.largest_share(model, len(unit.devices))
+        assert part is not None  # or it would be no unit
+        share = tensor.share_bytes(problem.memory.stage(start, end), part)
         stages.append(
             Stage(
                 devices=unit.devices,

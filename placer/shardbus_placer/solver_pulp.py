@@ -156,8 +156,19 @@ def _solve_highs(pulp: Any, highspy: Any, solver: Any, model: LinearModel, secon
     info = engine.getInfo()
     bound = float(info.mip_dual_bound)
     statuses = highspy.HighsModelStatus
-    if status in (statuses.kInfeasible, statuses.kUnboundedOrInfeasible):
-        return Solution("infeasible", "HiGHS")
+    impossible = (statuses.kInfeasible, statuses.kUnboundedOrInfeasible)
+    if status in impossible:
+        # HiGHS 1.16's presolve calls some programs infeasible that are not: nothing is refused on its word alone.
+        left = seconds - (time.monotonic() - began)
+        if left <= 0:
+            return Solution("deadline", "HiGHS", detail="there was no time to check that there is no solution")
+        program, columns = _problem(pulp, model)
+        program.solve(solver(msg=False, **(options | {"time_limit": left, "presolve": "off"})))
+        engine = program.solverModel
+        status, info = engine.getModelStatus(), engine.getInfo()
+        bound = float(info.mip_dual_bound)
+        if status in impossible:
+            return Solution("infeasible", "HiGHS")
     found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     values = tuple(float(column.varValue) for column in columns) if found else ()
     known = bound if abs(bound) < highspy.kHighsInf else None

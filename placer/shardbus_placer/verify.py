@@ -7,8 +7,10 @@ in the planner is then seen here, and not on a GPU.
 
 import math
 from collections.abc import Iterator
+from itertools import permutations
 
 from shardbus_schemas.devices import LinkFigures
+from shardbus_schemas.dtypes import computes_in
 from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink, FleetNode
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
@@ -94,13 +96,22 @@ def _needed(model: ModelProfile, request: PlacementRequest, policy: Policy, devi
         total += model.head_bytes
     if begins and not (model.tied_embedding and ends):
         total += model.embedding_bytes
-    share = math.ceil(total / len(stage.devices)) if len(stage.devices) == 1 else -(-total // len(stage.devices))
+    heads, of = _largest_share(model, len(stage.devices))
+    share = -(-total * heads // of)
     tokens = request.context_tokens * request.concurrency
     tokens = min(tokens, policy.activation_tokens)
     share += tokens * model.activation_bytes_per_token * policy.activation_buffers
     if request.runtime_overhead_bytes is None:
         return share + policy.of_backend(device.backend).runtime_overhead_bytes
     return share + request.runtime_overhead_bytes
+
+
+def _largest_share(model: ModelProfile, devices: int) -> tuple[int, int]:
+    """Return how many parts of how many the device with most of a layer holds: equal ones, or whole KV heads."""
+    heads = model.num_key_value_heads
+    if heads is None or heads % devices == 0 or not model.supports_uneven_tensor:
+        return 1, devices
+    return math.ceil(heads / devices), heads
 
 
 def _free(request: PlacementRequest, policy: Policy, device: FleetDevice) -> int | None:
@@ -142,6 +153,8 @@ def _barred(
         yield f"{key} is excluded"
     if model.backends is not None and device.backend is not None and device.backend not in model.backends:
         yield f"{key} runs {device.backend}, which the model does not"
+    if not computes_in(device.dtypes, model.dtype):
+        yield f"{key} does not compute in {model.dtype}"
     battery = device.battery_percent
     if device.is_plugged_in is False and battery is not None and battery < policy.minimum_battery_percent:
         yield f"{key} is on battery at {battery:.0f} %"
@@ -166,8 +179,8 @@ def _conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, po
 
 
 def _tensor(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
-    del policy
     by_key = {key: device for key, _, device in fleet.devices()}
+    declared: dict[tuple[str, str], FleetLink] = {(link.from_node, link.to_node): link for link in fleet.links}
     for stage in placed.stages:
         size = len(stage.devices)
         if size == 1:
@@ -176,12 +189,25 @@ def _tensor(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
             continue
         if request.sharding == "pipeline" or not model.supports_tensor:
             yield f"{size} devices share a stage, which was not asked for or is not supported"
-        for what in ("num_attention_heads", "num_key_value_heads", "hidden_size"):
-            value: int | None = getattr(model, what)
-            if value is None or value % size:
-                yield f"{what} {value} cannot be split over {size} devices"
-        if len({key.node_id for key in stage.devices}) > 1:
-            yield f"the tensor group {', '.join(stage.devices)} spans nodes"
+        heads = model.num_key_value_heads
+        if not (model.supports_uneven_tensor and heads is not None and size <= heads):
+            for what in ("num_attention_heads", "num_key_value_heads", "hidden_size"):
+                value: int | None = getattr(model, what)
+                if value is None or value % size:
+                    yield f"{what} {value} cannot be split over {size} devices"
+        here = {key.node_id for key in stage.devices}
+        least = policy.tensor_link
+        if any(
+            least is None
+            or (link := _link(fleet, policy, declared, a, b)) is None
+            or link.bandwidth_bytes_per_second < least.bandwidth_bytes_per_second
+            or link.latency_seconds > least.latency_seconds
+            for a, b in permutations(stage.devices, 2)
+            if a.node_id != b.node_id
+        ):
+            yield f"the tensor group {', '.join(stage.devices)} spans nodes whose links are too slow for it"
+        if len({sum(key.node_id == node for key in stage.devices) for node in here}) > 1:
+            yield f"the tensor group {', '.join(stage.devices)} has more devices on one node than on another"
         kinds = {(d.name, d.backend, d.memory_total_bytes) for d in (by_key[key] for key in stage.devices)}
         if len(kinds) > 1:
             yield f"the tensor group {', '.join(stage.devices)} mixes kinds of devices"
@@ -288,12 +314,15 @@ def _stage_seconds(
         tied = max(model.head_bytes, model.embedding_bytes)
         seconds += (tied if model.tied_embedding else model.head_bytes) / bandwidth
     size = len(stage.devices)
-    seconds /= size
+    heads, of = _largest_share(model, size)
+    seconds *= heads / of
     if size > 1:
-        link = _node(fleet, stage.devices[0]).device_link or policy.device_link
-        step = link.latency_seconds + (
-            model.activation_bytes_per_token * request.concurrency / size / link.bandwidth_bytes_per_second
-        )
+        declared: dict[tuple[str, str], FleetLink] = {(link.from_node, link.to_node): link for link in fleet.links}
+        ways = [_link(fleet, policy, declared, a, b) for a, b in permutations(stage.devices, 2)]
+        slowest_latency = max(link.latency_seconds for link in ways if link is not None)
+        least_bandwidth = min(link.bandwidth_bytes_per_second for link in ways if link is not None)
+        piece = model.activation_bytes_per_token * request.concurrency / size
+        step = slowest_latency + piece / least_bandwidth
         seconds += 2 * stage.layers * 2 * (size - 1) * step
     return seconds
 
