@@ -24,6 +24,7 @@ from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise
 from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
+from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
 from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
@@ -164,6 +165,8 @@ def _placed(
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
+    stages = stages_with_prefill(stages, model=model, request=request, links=situation.links, candidates=candidates)
+    hops = hops_with_prefill(hops, model=model, request=request, links=situation.links)
     predicted = prediction_of(
         stages, hops, model=model, request=request, links=situation.links, survey=situation.survey
     )

@@ -94,7 +94,7 @@ class Stage(FrozenModel):
     seconds: Seconds
     """Predicted decode time of this stage for one token of each sequence."""
     prefill_seconds: Seconds | None = None
-    """Predicted time of this stage for the whole prompt of one sequence; ``None`` when FLOPs are unknown."""
+    """Predicted time of this stage for a prompt of the asked context; ``None`` without one, or if FLOPs are unknown."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """Under ``fleet_throughput``: the rate that this stage can sustain with the layers it holds."""
 
@@ -112,7 +112,7 @@ class Hop(FrozenModel):
     seconds: Seconds
     """Link latency plus activation bytes over link bandwidth."""
     prefill_seconds: Seconds | None = None
-    """The same for all activations of the prompt of one sequence."""
+    """The same for all activations of a prompt of the asked context; ``None`` if that is 0."""
     known: bool = True
     """False where no measurement exists and the policy's conservative figure was used."""
 
@@ -183,7 +183,8 @@ class Prediction(FrozenModel):
     prefill_tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """``None`` when a device's peak FLOPS or the model's FLOPs are unknown."""
     prefill_seconds: Seconds | None = None
-    """What one user waits for the first token of a prompt that fills the asked context: all stages and hops."""
+    """What one user waits for the first token of a prompt that fills the asked context: all stages and hops.
+    ``None`` where a part of it is unknown."""
     assumptions: tuple[str, ...] = ()
     """What was not known and how it was counted."""
 
