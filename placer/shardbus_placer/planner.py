@@ -15,6 +15,7 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
+from shardbus_placer.binding import binding_of
 from shardbus_placer.bound import counted_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
@@ -26,6 +27,7 @@ from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
 from shardbus_placer.problem import Problem, device_scores, formulate
+from shardbus_placer.runner_up import EQUAL, best_rival, runner_up_of
 from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
@@ -40,6 +42,8 @@ GREEDY_SHARE = 0.3
 FINISH_SECONDS = 0.008
 FINISH_SECONDS_PER_DEVICE = 0.0002
 """Kept back from the deadline for verifying and explaining the plan."""
+VERIFY_SHARE = 0.4
+"""Share of what is kept back that verifying may need; explaining stops short of it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class Situation:
         """Wall time until the deadline, less what finishing takes."""
         finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
         return self.request.deadline_ms / 1e3 - self.elapsed() - finish
+
+    def out_of_time_to_explain(self) -> bool:
+        """Return whether only the time that verifying takes is left."""
+        finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
+        return self.request.deadline_ms / 1e3 - self.elapsed() < VERIFY_SHARE * finish
 
 
 def plan(
@@ -163,6 +172,10 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
+    late = situation.out_of_time_to_explain
+    rival = best_rival(problem, cut, out_of_time=late)
+    if rival is not None and rival.cost < cut.cost - EQUAL * abs(cut.cost):
+        cut, rival = rival, cut
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
     stages = stages_with_prefill(stages, model=model, request=request, links=situation.links, candidates=candidates)
@@ -178,7 +191,9 @@ def _placed(
         hops=hops,
         objective=objective_of(problem, cut.cost, bound),
         predicted=predicted,
-        devices=verdicts(situation.survey, situation.scores, policy, problem, cut),
+        binding=binding_of(problem, cut, late),
+        runner_up=runner_up_of(problem, cut, rival),
+        devices=verdicts(situation.survey, situation.scores, policy, problem, cut, late),
         solver=SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed())),
     )
 
