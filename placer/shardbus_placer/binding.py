@@ -14,15 +14,15 @@ from shardbus_schemas.units import bytes_text, seconds_text
 
 from shardbus_placer.cut import Cut, best_cut, stage_seconds
 from shardbus_placer.problem import Problem, Unit
-from shardbus_placer.runner_up import inserted, percent, replaced, unused_kinds
+from shardbus_placer.runner_up import inserted, percent, replaced, tries_within, unused_kinds
 
-TOLD = 1e-3
+TOLD = 0.01
 """A limit that costs relatively less than this is not worth a word."""
 TIED = 0.01
 """Stages whose times differ relatively less than this set the pace together."""
 MOST_TOLD = 5
-MOST_TRIED = 6
-"""So many full devices, and so many links, are tried at most."""
+TRIAL_STEPS = 240
+"""Full devices, and links, are tried until so many stages were cut."""
 CONDITION_STEPS = 120
 """How many stages may be cut to find what a plan would be without a condition."""
 
@@ -33,7 +33,7 @@ def binding_of(problem: Problem, cut: Cut, out_of_time: Callable[[], bool] = lam
     """Return what binds, the slowest stage first and then what costs most."""
     gains: list[Gain] = []
     for kind in (_memory, _links, _conditions):
-        for gain in kind(problem, cut):
+        for gain in () if out_of_time() else kind(problem, cut):
             gains.append(gain)
             if out_of_time():
                 break
@@ -66,16 +66,16 @@ def _pace(problem: Problem, cut: Cut) -> Binding:
         f"{seconds_text(seconds[where])} for {cut.bounds[where + 1] - cut.bounds[where]} of {problem.layers} layers"
     )
     hop = f"{seconds_text(hops[where])} for the hop to {order[where + 1].devices[0]}" if hops[where] else ""
-    if latency:
+    if len(order) == 1:
+        why = f"all is on {name_of(unit)}, which takes {layers}"
+    elif latency:
         share = percent(most[where] / cut.cost) if cut.cost else "all"
         why = f"{name_of(unit)} takes {hop if by_hop else layers}, {share} of the {seconds_text(cut.cost)} for a token"
     else:
         said = (hop, layers) if by_hop else (layers, hop)
-        why = f"{name_of(unit)} takes {' and '.join(text for text in said if text)}"
-        if len(order) > 1:
-            tied = sum(1 for time in together if time >= together[where] * (1 - TIED)) - 1
-            also = f"; {tied} more within {percent(TIED)} of that" if tied else ""
-            why = f"the slowest stage: {why}{also}"
+        tied = sum(1 for time in together if time >= together[where] * (1 - TIED)) - 1
+        also = f"; {tied} more within {percent(TIED)} of that" if tied else ""
+        why = f"the slowest stage: {name_of(unit)} takes {' and '.join(text for text in said if text)}{also}"
     there = order[where + 1].devices[0] if by_hop else None
     return Binding(kind="link" if by_hop else "stage", device=unit.devices[0], to_device=there, why=why)
 
@@ -88,7 +88,7 @@ def _memory(problem: Problem, cut: Cut) -> Iterator[Gain]:
     merit = (lambda i: -cut.order[i].score) if problem.objective == "score" else (lambda i: cut.order[i].seconds[-1])
     prefix = problem.memory.prefix
     step = max(1, *(end - start for start, end in pairwise(prefix)))
-    for i in sorted(full, key=merit)[:MOST_TRIED]:
+    for i in sorted(full, key=merit)[: tries_within(TRIAL_STEPS, problem, cut)]:
         start, end = cut.bounds[i : i + 2]
         held = problem.memory.stage(start, end)
         if _with_room(problem, cut, i, held + prefix[-1] + problem.memory.embedding + problem.memory.head) is None:
@@ -120,7 +120,7 @@ def _links(problem: Problem, cut: Cut) -> Iterator[Gain]:
     for i, (a, b) in enumerate(pairwise(cut.order)):
         used.setdefault((a.node, b.node), i)
     slow = sorted(used.items(), key=lambda way: -hops[way[1]])
-    for (a, b), i in slow[:MOST_TRIED]:
+    for (a, b), i in slow[: tries_within(TRIAL_STEPS, problem, cut)]:
         if hops[i] < TOLD * cut.cost:
             break
         rows = [list(row) for row in problem.hops]
@@ -164,7 +164,7 @@ def _longer(problem: Problem, cut: Cut) -> Iterator[tuple[Unit, ...]]:
 def _without(relaxed: Problem, cut: Cut, condition: str, orders: Iterable[tuple[Unit, ...]]) -> Iterator[Gain]:
     """Yield what the best of the first few orders gains without a condition, if anything."""
     found: Cut | None = None
-    for order in islice(orders, max(1, CONDITION_STEPS // len(cut.order))):
+    for order in islice(orders, max(1, tries_within(CONDITION_STEPS, relaxed, cut))):
         if relaxed.admits(order):
             found = best_cut(relaxed, order, found.cost if found else _worth_telling(cut), fine=False) or found
     if found is not None:

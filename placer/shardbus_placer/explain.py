@@ -13,11 +13,13 @@ from shardbus_placer.cost import speed_factor
 from shardbus_placer.cut import Cut, best_cut, stage_seconds
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem, Unit
-from shardbus_placer.runner_up import EQUAL, inserted, kind_of
+from shardbus_placer.runner_up import EQUAL, inserted, kind_of, tries_within
 from shardbus_placer.score import Score
 
 MOST_STEPS = 300
 """How many stages may be cut in all to say what one device more would change."""
+SEARCHED = 8
+"""Cuts that it takes to find the slowest stage's time of one order."""
 
 
 def verdicts(
@@ -97,7 +99,8 @@ def _left_out(
     """Return for each unused device what a plan with it as one stage more would come to, as far as that is tried."""
     singles = {unit.devices[0]: unit for unit in problem.units if len(unit.devices) == 1}
     alone = {key: singles[key] for key in left_out if key in singles}
-    tries = max(1, MOST_STEPS // len(cut.order))
+    steps = MOST_STEPS // (SEARCHED if problem.objective == "throughput" else 1)
+    tries = tries_within(steps, problem, cut)
     by_kind: dict[object, str] = {}
     for unit in sorted(alone.values(), key=lambda unit: (unit.seconds[-1], unit.devices)):
         kind = kind_of(unit)

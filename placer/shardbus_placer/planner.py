@@ -27,7 +27,7 @@ from shardbus_placer.pace import keep_pace
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
 from shardbus_placer.problem import Problem, device_scores, formulate
-from shardbus_placer.runner_up import EQUAL, best_rival, runner_up_of
+from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
@@ -173,8 +173,8 @@ def _placed(
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
     late = situation.out_of_time_to_explain
-    rival = best_rival(problem, cut, out_of_time=late)
-    if rival is not None and rival.cost < cut.cost - EQUAL * abs(cut.cost):
+    rival = best_rival(problem, cut, late)
+    if rival is not None and is_better(rival, cut):
         cut, rival = rival, cut
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)

@@ -16,7 +16,8 @@ from shardbus_placer.problem import Problem, Unit
 
 MOST_STEPS = 800
 """How many stages may be cut in all: a plan of 20 stages has 40 rivals cut, one of 2 stages 400."""
-LEAST_TRIES = 12
+UNEVEN_STEPS = 25
+"""What it takes to cut unequal layers instead of equal ones: rivals of long plans are then not tried at all."""
 PLACES = 2
 """Where in the order a further stage is tried, or which stages it may replace: the quickest hops first."""
 EQUAL = 1e-9
@@ -29,14 +30,12 @@ MOST_NAMED = 4
 Order = tuple[Unit, ...]
 
 
-def best_rival(
-    problem: Problem, cut: Cut, *, most_steps: int = MOST_STEPS, out_of_time: Callable[[], bool] = lambda: False
-) -> Cut | None:
+def best_rival(problem: Problem, cut: Cut, out_of_time: Callable[[], bool] = lambda: False) -> Cut | None:
     """Return the cheapest plan found that uses other devices, or the same ones otherwise, or ``None``.
 
     It costs less than ``cut`` only if ``cut`` is not the best plan.
     """
-    tries = max(LEAST_TRIES, most_steps // len(cut.order))
+    tries = tries_within(MOST_STEPS, problem, cut)
     for orders in (other_devices(problem, cut), _other_orders(cut.order)):
         found: Cut | None = None
         for order in orders:
@@ -51,6 +50,18 @@ def best_rival(
             near = abs(found.cost - cut.cost) <= NEAR * abs(cut.cost)
             return (best_cut(problem, found.order) or found) if near else found
     return None
+
+
+def is_better(rival: Cut, cut: Cut) -> bool:
+    """Return whether a plan costs less than another, or no more and uses fewer devices."""
+    if abs(rival.cost - cut.cost) > EQUAL * abs(cut.cost):
+        return rival.cost < cut.cost
+    return _devices(rival.order) < _devices(cut.order)
+
+
+def tries_within(steps: int, problem: Problem, cut: Cut) -> int:
+    """Return how many plans about as long as ``cut`` may be cut within so many steps."""
+    return steps // (len(cut.order) * (1 if problem.even else UNEVEN_STEPS))
 
 
 def runner_up_of(problem: Problem, cut: Cut, rival: Cut | None) -> RunnerUp | None:
@@ -143,6 +154,10 @@ def kind_of(unit: Unit) -> object:
         unit.score,
         unit.pin,
     )
+
+
+def _devices(order: Order) -> int:
+    return sum(len(unit.devices) for unit in order)
 
 
 def _difference(order: Order, rival: Order) -> str:
