@@ -6,7 +6,7 @@ that there is none refuses.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shardbus_schemas.fleet import Fleet
@@ -24,9 +24,11 @@ from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise
 from shardbus_placer.pace import keep_pace
+from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
 from shardbus_placer.problem import Problem, device_scores, formulate
+from shardbus_placer.remedy import remedied
 from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.score import Score
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
@@ -59,6 +61,7 @@ class Situation:
     scores: dict[DeviceKey, Score]
     problem: Problem
     elapsed: Callable[[], float]
+    variants: Iterable[ModelProfile] = ()
 
     @property
     def seconds_left(self) -> float:
@@ -79,8 +82,11 @@ def plan(
     policy: Policy,
     *,
     clock: Callable[[], float] = time.monotonic,
+    variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
+
+    ``variants`` are the same model stored otherwise; they are looked at only to name one that fits in a refusal.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
     that is not reached, equal inputs give equal plans. Loading the solver, once per process, is not counted.
@@ -95,7 +101,7 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed)
+    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, variants)
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
@@ -149,10 +155,7 @@ def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: 
         stopped = f"the plan that was found did not verify: {wrong[0]}"
     proved = outcome.status == "infeasible"
     found_reasons = refusal.after_search(
-        situation.fleet,
-        situation.model,
         situation.request,
-        situation.policy,
         situation.survey,
         situation.problem,
         proved=proved,
@@ -202,6 +205,8 @@ def _refused(
     situation: Situation, why: Refusal, strategy: Strategy, reason: str, solver: tuple[str, str] | None
 ) -> Refused:
     report = None
+    plea = Plea(situation.fleet, situation.model, situation.request, situation.policy)
+    why = remedied(why, plea, refusal.fits_within, lambda: situation.seconds_left, situation.variants)
     if solver is not None:
         report = SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed()))
     return Refused(

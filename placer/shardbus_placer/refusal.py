@@ -1,6 +1,5 @@
 """Why there is no plan, in numbers."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from shardbus_schemas.fleet import Fleet
@@ -9,11 +8,16 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refusal, RefusalCode
 from shardbus_schemas.units import bytes_text
 
-from shardbus_placer.candidates import Survey, unknown_names
+from shardbus_placer.candidates import Survey, survey, unknown_names
+from shardbus_placer.capacity import layer_memory
+from shardbus_placer.counted import available_bytes, may_be_enough
 from shardbus_placer.feasibility import feasible
-from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Problem
-from shardbus_placer.remedy import remedy
+from shardbus_placer.links import links_of
+from shardbus_placer.plea import Fits, Plea, SecondsLeft
+from shardbus_placer.problem import Problem, device_scores, formulate
+
+TRIES = 120
+"""Orders that are tried to see that a changed request fits, before a solver is asked."""
 
 
 def at_sight(
@@ -27,23 +31,15 @@ def at_sight(
         or _bounds(model, request)
         or _nobody(fleet, model, request, survey)
         or _no_unit(model, request, survey, problem)
+        or _memory(model, request, survey, problem)
     )
 
 
 def after_search(
-    fleet: Fleet,
-    model: ModelProfile,
-    request: PlacementRequest,
-    policy: Policy,
-    survey: Survey,
-    problem: Problem,
-    *,
-    proved: bool,
-    seconds_left: Callable[[], float],
+    request: PlacementRequest, survey: Survey, problem: Problem, *, proved: bool, seconds_left: SecondsLeft
 ) -> Refusal:
-    """Return why the search found no plan: what is short, or which condition rules all plans out."""
-    short = _memory(model, request, survey, problem)
-    if short is None and not proved:
+    """Return why the search found no plan: which condition rules all plans out, or that time was too short."""
+    if not proved:
         return Refusal(
             code="deadline_without_answer",
             message=f"no plan was found within {request.deadline_ms:g} ms, and none was ruled out",
@@ -51,8 +47,29 @@ def after_search(
             remedy="give a longer deadline_ms",
             proved=False,
         )
-    found = short or _condition(request, survey, problem, seconds_left)
-    return found.model_copy(update={"remedy": remedy(fleet, model, request, policy, found, seconds_left)})
+    return _condition(request, survey, problem, seconds_left)
+
+
+def fits_within(seconds_left: SecondsLeft) -> Fits:
+    """Return what tells whether a plan is found in the time left, of which no single question may take over half."""
+
+    def fits(plea: Plea) -> bool:
+        if seconds_left() <= 0:
+            return False
+        fleet, model, request, policy = plea.fleet, plea.model, plea.request, plea.policy
+        surveyed = survey(fleet, model, request, policy)
+        rooms = {candidate.key: candidate.room_bytes for candidate in surveyed.candidates}
+        groups = model.supports_tensor and request.sharding != "pipeline"
+        if not rooms or not may_be_enough(layer_memory(model, request), rooms, request, groups=groups):
+            return False
+        links = links_of(fleet, policy)
+        problem = formulate(surveyed, links, model, request, device_scores(surveyed, links, policy))
+        ends = seconds_left() / 2
+        return at_sight(fleet, model, request, surveyed, problem) is None and bool(
+            feasible(problem, lambda: seconds_left() - ends, tries=TRIES)
+        )
+
+    return fits
 
 
 def _unsupported(request: PlacementRequest) -> Refusal | None:
@@ -154,7 +171,6 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
     return Refusal(
         code=code,
         message=f"none of {len(survey.barred)} devices may be used: {listed}",
-        missing_by_device={one.key: one.short_bytes for one in survey.barred if one.short_bytes},
         reasons=reasons,
         remedy=fix,
     )
@@ -220,17 +236,10 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
             required_bytes=largest,
             available_bytes=roomiest.room_bytes,
             missing_bytes=largest - roomiest.room_bytes,
-            missing_by_device={unit.devices[0]: largest - unit.room_bytes for unit in units if len(unit.devices) == 1},
             reasons=survey.reasons,
         )
-    rooms = {candidate.key: max(0, candidate.room_bytes) for candidate in survey.candidates}
-    allowed = min(problem.max_devices, len(rooms))
-    usable = _best(rooms, allowed)
-    by_node: dict[str, dict[DeviceKey, int]] = {}
-    for key, room in rooms.items():
-        by_node.setdefault(key.node_id, {})[key] = room
-    in_nodes = sorted((_best(inside, allowed) for inside in by_node.values()), reverse=True)[: problem.max_nodes]
-    available = min(usable, sum(in_nodes))
+    rooms = {candidate.key: candidate.room_bytes for candidate in survey.candidates}
+    available = available_bytes(rooms, request)
     required = memory.prefix[-1] + memory.both_ends
     if required <= available:
         return None
@@ -248,18 +257,11 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
         required_bytes=required,
         available_bytes=available,
         missing_bytes=missing,
-        missing_by_device={key: required - rooms[key] for key in sorted(rooms)},
         reasons=survey.reasons,
     )
 
 
-def _best(rooms: dict[DeviceKey, int], count: int) -> int:
-    return sum(sorted(rooms.values(), reverse=True)[:count])
-
-
-def _condition(
-    request: PlacementRequest, survey: Survey, problem: Problem, seconds_left: Callable[[], float]
-) -> Refusal:
+def _condition(request: PlacementRequest, survey: Survey, problem: Problem, seconds_left: SecondsLeft) -> Refusal:
     """Return which condition, left out, would let a plan exist; tried in turn."""
 
     def refuse(code: RefusalCode, message: str) -> Refusal:

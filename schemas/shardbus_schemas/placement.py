@@ -256,15 +256,15 @@ class Remedy(FrozenModel):
     device: DeviceKey | None = None
     """Where to free memory, or beside which device to add one."""
     memory_bytes: Bytes | None = None
-    """How much to free, or how much must be usable on the added device."""
+    """How much to free, or how much must be usable on the added device, after its headroom."""
     context_tokens: TokenCount | None = None
-    """The longest context that fits."""
+    """The longest context that fits, in multiples of 64 where that leaves any."""
     concurrency: PositiveCount | None = None
     model_id: ModelId | None = None
     """A smaller variant of the model that fits."""
     from_node: NodeId | None = None
     to_node: NodeId | None = None
-    """The link that is missing."""
+    """The link that is missing; the first of them where ``text`` names several that are needed together."""
 
 
 class Refusal(FrozenModel):
@@ -277,10 +277,12 @@ class Refusal(FrozenModel):
     available_bytes: Bytes | None = None
     missing_bytes: Bytes | None = None
     missing_by_device: dict[DeviceKey, Bytes] = {}
+    """By device: how many bytes more, free on it alone, make the model fit. A device that is not here would not help
+    alone, or there was no time to find out."""
     reasons: dict[str, int] = {}
     """How many devices were barred, per reason."""
     remedy: str | None = None
-    """The smallest change that would make it fit."""
+    """The gentlest of ``remedies`` as one sentence; where there are none, what counting knows."""
     remedies: tuple[Remedy, ...] = ()
     """The smallest changes of each kind that would make it fit, each alone, the gentlest first."""
     proved: bool = True
