@@ -206,7 +206,7 @@ def _refused(
 ) -> Refused:
     report = None
     plea = Plea(situation.fleet, situation.model, situation.request, situation.policy)
-    why = remedied(why, plea, refusal.fits_within, lambda: situation.seconds_left, situation.variants)
+    why = remedied(why, plea, situation.survey, refusal.at_sight, lambda: situation.seconds_left, situation.variants)
     if solver is not None:
         report = SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed()))
     return Refused(

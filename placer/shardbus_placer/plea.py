@@ -11,8 +11,6 @@ from shardbus_schemas.placement import PlacementRequest
 from shardbus_placer import capacity
 from shardbus_placer.policy import Policy
 
-SecondsLeft = Callable[[], float]
-
 
 @dataclass(frozen=True)
 class Plea:
@@ -58,24 +56,3 @@ class Plea:
             node.model_copy(update={"devices": change(node.node_id, node.devices)}) for node in self.fleet.nodes
         )
         return replace(self, fleet=self.fleet.model_copy(update={"nodes": nodes}))
-
-
-Fits = Callable[[Plea], bool]
-"""Whether a plan was found in the time that there is."""
-
-
-def largest(fits: Callable[[int], bool], low: int, high: int, step: int = 1) -> int:
-    """Return the largest multiple of ``step`` from ``low`` on and below ``high`` that fits; ``low`` is known to."""
-    best, above = low // step, -(-high // step)
-    while above - best > 1:
-        middle = (best + above) // 2
-        best, above = (middle, above) if fits(middle * step) else (best, middle)
-    return max(low, best * step)
-
-
-def smallest(fits: Callable[[int], bool], low: int, high: int, within: int = 1) -> int:
-    """Return the smallest number above ``low`` that fits, to ``within``; ``high`` is known to fit, ``low`` not to."""
-    while high - low > within:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return high

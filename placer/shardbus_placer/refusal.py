@@ -1,5 +1,6 @@
 """Why there is no plan, in numbers."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from shardbus_schemas.fleet import Fleet
@@ -8,16 +9,10 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import PlacementRequest, Refusal, RefusalCode
 from shardbus_schemas.units import bytes_text
 
-from shardbus_placer.candidates import Survey, survey, unknown_names
-from shardbus_placer.capacity import layer_memory
-from shardbus_placer.counted import available_bytes, may_be_enough
+from shardbus_placer.candidates import Survey, unknown_names
+from shardbus_placer.counted import available_bytes
 from shardbus_placer.feasibility import feasible
-from shardbus_placer.links import links_of
-from shardbus_placer.plea import Fits, Plea, SecondsLeft
-from shardbus_placer.problem import Problem, device_scores, formulate
-
-TRIES = 120
-"""Orders that are tried to see that a changed request fits, before a solver is asked."""
+from shardbus_placer.problem import Problem
 
 
 def at_sight(
@@ -36,7 +31,7 @@ def at_sight(
 
 
 def after_search(
-    request: PlacementRequest, survey: Survey, problem: Problem, *, proved: bool, seconds_left: SecondsLeft
+    request: PlacementRequest, survey: Survey, problem: Problem, *, proved: bool, seconds_left: Callable[[], float]
 ) -> Refusal:
     """Return why the search found no plan: which condition rules all plans out, or that time was too short."""
     if not proved:
@@ -48,28 +43,6 @@ def after_search(
             proved=False,
         )
     return _condition(request, survey, problem, seconds_left)
-
-
-def fits_within(seconds_left: SecondsLeft) -> Fits:
-    """Return what tells whether a plan is found in the time left, of which no single question may take over half."""
-
-    def fits(plea: Plea) -> bool:
-        if seconds_left() <= 0:
-            return False
-        fleet, model, request, policy = plea.fleet, plea.model, plea.request, plea.policy
-        surveyed = survey(fleet, model, request, policy)
-        rooms = {candidate.key: candidate.room_bytes for candidate in surveyed.candidates}
-        groups = model.supports_tensor and request.sharding != "pipeline"
-        if not rooms or not may_be_enough(layer_memory(model, request), rooms, request, groups=groups):
-            return False
-        links = links_of(fleet, policy)
-        problem = formulate(surveyed, links, model, request, device_scores(surveyed, links, policy))
-        ends = seconds_left() / 2
-        return at_sight(fleet, model, request, surveyed, problem) is None and bool(
-            feasible(problem, lambda: seconds_left() - ends, tries=TRIES)
-        )
-
-    return fits
 
 
 def _unsupported(request: PlacementRequest) -> Refusal | None:
@@ -261,7 +234,9 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
     )
 
 
-def _condition(request: PlacementRequest, survey: Survey, problem: Problem, seconds_left: SecondsLeft) -> Refusal:
+def _condition(
+    request: PlacementRequest, survey: Survey, problem: Problem, seconds_left: Callable[[], float]
+) -> Refusal:
     """Return which condition, left out, would let a plan exist; tried in turn."""
 
     def refuse(code: RefusalCode, message: str) -> Refusal:

@@ -10,12 +10,14 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Refusal, Remedy
 from shardbus_schemas.units import bytes_text
 
-from shardbus_placer.candidates import survey, unknown_names
+from shardbus_placer.bisection import largest
+from shardbus_placer.candidates import Survey, unknown_names
 from shardbus_placer.capacity import activation_bytes, layer_memory
-from shardbus_placer.counted import may_be_enough
+from shardbus_placer.counted import Rooms, kinds_of, may_be_enough, rooms_of
 from shardbus_placer.missing_links import missing_links
-from shardbus_placer.plea import Fits, Plea, SecondsLeft, largest, smallest
+from shardbus_placer.plea import Plea
 from shardbus_placer.room_wanted import added, freed, wanted_by_device
+from shardbus_placer.trial import Contradiction, SecondsLeft, Trial
 
 MOST_NAMED = 2
 """Of the remedies so many make the one sentence."""
@@ -28,7 +30,8 @@ HOPELESS = frozenset({"unknown_model", "unsupported_objective", "unsupported_acc
 def remedied(
     refusal: Refusal,
     plea: Plea,
-    fits_within: Callable[[SecondsLeft], Fits],
+    survey: Survey,
+    contradicts: Contradiction,
     seconds_left: SecondsLeft,
     variants: Iterable[ModelProfile] = (),
 ) -> Refusal:
@@ -37,30 +40,30 @@ def remedied(
     mistaken = any(unknown_names(plea.fleet, names) for names in (request.include, request.exclude, request.pin))
     if refusal.code in HOPELESS or mistaken or seconds_left() <= 0:
         return refusal.model_copy(update={"remedy": refusal.remedy or _counted(refusal)})
+    rooms = rooms_of(survey, plea.fleet, plea.model, request, plea.policy)
     wanted: dict[DeviceKey, int] = {}
 
-    def free_memory(fits: Fits, left: SecondsLeft) -> Iterable[Remedy]:
-        wanted.update(wanted_by_device(plea, fits, left))
+    def free_memory(trial: Trial) -> Iterable[Remedy]:
+        wanted.update(wanted_by_device(plea, trial, rooms))
         return freed(plea, wanted)
 
-    kinds: list[Callable[[Fits, SecondsLeft], Iterable[Remedy]]] = [
-        lambda fits, _: _changed_requests(plea, fits),
-        lambda fits, _: missing_links(plea, fits) if refusal.code == "no_links" else (),
-        lambda fits, _: _shorter_context(plea, fits),
-        lambda fits, _: _lower_concurrency(plea, fits),
-        lambda fits, _: _other_model(plea, fits, variants),
-        free_memory,
-        lambda fits, _: added(plea, fits),
+    kinds: list[tuple[bool, Callable[[Trial], Iterable[Remedy]]]] = [
+        (True, lambda trial: _changed_requests(plea, trial)),
+        (refusal.code == "no_links", lambda trial: missing_links(plea, trial, rooms)),
+        (request.context_tokens > 0, lambda trial: _shorter_context(plea, trial, rooms)),
+        (request.concurrency > 1, lambda trial: _lower_concurrency(plea, trial, rooms)),
+        (True, lambda trial: _other_model(plea, trial, variants)),
+        (True, free_memory),
+        (True, lambda trial: added(plea, trial, rooms)),
     ]
+    possible = [kind for applies, kind in kinds if applies]
     found: list[Remedy] = []
-    for index, kind in enumerate(kinds):
-        # What one kind does not use is left to the next ones; the device to add comes last and is the surest.
-        ends = seconds_left() * (1 - 1 / (len(kinds) - index))
-
-        def left(ends: float = ends) -> float:
-            return seconds_left() - ends
-
-        found += kind(fits_within(left), left)
+    trial = Trial(contradicts, seconds_left)
+    for index, kind in enumerate(possible):
+        # What one kind does not use is left to the next ones.
+        ends = seconds_left() * (1 - 1 / (len(possible) - index))
+        trial = trial.within(lambda ends=ends: seconds_left() - ends)
+        found += kind(trial)
     text = ", or ".join(remedy.text for remedy in found[:MOST_NAMED]) or refusal.remedy or _counted(refusal)
     return refusal.model_copy(
         update={"remedies": tuple(found), "remedy": text, "missing_by_device": dict(sorted(wanted.items()))}
@@ -73,7 +76,7 @@ def _counted(refusal: Refusal) -> str | None:
     return f"add devices with {bytes_text(refusal.missing_bytes, round_up=True)} more for layers (counted, not planned)"
 
 
-def _changed_requests(plea: Plea, fits: Fits) -> Iterator[Remedy]:
+def _changed_requests(plea: Plea, trial: Trial) -> Iterator[Remedy]:
     """Yield the smallest change of each single condition."""
     request = plea.request
     most = sum(1 for _ in plea.fleet.devices())
@@ -81,14 +84,16 @@ def _changed_requests(plea: Plea, fits: Fits) -> Iterator[Remedy]:
         limit: int | None = getattr(request, field)
         if limit is not None and limit < most:
 
-            def allowed(count: int, field: str = field) -> bool:
-                return fits(plea.asking(**{field: count}))
+            def allowing(count: int, field: str = field) -> Plea:
+                return plea.asking(**{field: count})
 
-            if allowed(most):
-                yield _change(f"raise {field} to {smallest(allowed, limit, most)}")
-    if request.min_nodes > 1 and fits(plea.asking(min_nodes=1)):
-        fewer = largest(lambda count: fits(plea.asking(min_nodes=count)), 1, request.min_nodes)
-        yield _change(f"lower min_nodes to {fewer}")
+            more = trial.smallest(allowing, limit, most)
+            if more is not None:
+                yield _change(f"raise {field} to {more}")
+    if request.min_nodes > 1:
+        fewer = trial.largest(lambda count: plea.asking(min_nodes=count), 1, request.min_nodes)
+        if fewer is not None:
+            yield _change(f"lower min_nodes to {fewer}")
     changed = [
         *(
             (f"drop the pin of {name}", {"pin": {key: n for key, n in request.pin.items() if key != name}})
@@ -102,7 +107,7 @@ def _changed_requests(plea: Plea, fits: Fits) -> Iterator[Remedy]:
         *([("ask for sharding auto", {"sharding": "auto"})] if request.sharding == "tensor" else []),
     ]
     for text, changes in changed:
-        if fits(plea.asking(**changes)):
+        if trial.fits(plea.asking(**changes)):
             yield _change(text)
 
 
@@ -110,58 +115,55 @@ def _change(text: str) -> Remedy:
     return Remedy(kind="change_request", text=text)
 
 
-def _shorter_context(plea: Plea, fits: Fits) -> Iterator[Remedy]:
-    tokens = _largest_that_fits(plea, fits, "context_tokens", 0, STEP)
+def _shorter_context(plea: Plea, trial: Trial, rooms: Rooms) -> Iterator[Remedy]:
+    tokens = _largest_that_fits(plea, trial, rooms, "context_tokens", 0, STEP)
     if tokens is not None:
         yield Remedy(kind="shorten_context", text=f"lower context_tokens to {tokens}", context_tokens=tokens)
 
 
-def _lower_concurrency(plea: Plea, fits: Fits) -> Iterator[Remedy]:
-    count = _largest_that_fits(plea, fits, "concurrency", 1, 1)
+def _lower_concurrency(plea: Plea, trial: Trial, rooms: Rooms) -> Iterator[Remedy]:
+    count = _largest_that_fits(plea, trial, rooms, "concurrency", 1, 1)
     if count is not None:
         yield Remedy(kind="lower_concurrency", text=f"lower concurrency to {count}", concurrency=count)
 
 
-def _largest_that_fits(plea: Plea, fits: Fits, field: str, least: int, step: int) -> int | None:
+def _largest_that_fits(plea: Plea, trial: Trial, rooms: Rooms, field: str, least: int, step: int) -> int | None:
     """Return the largest value of a field below the asked one that fits, ``None`` if not even ``least`` does."""
     asked: int = getattr(plea.request, field)
-    if asked <= least or not fits(plea.asking(**{field: least})):
+
+    def asking(value: int) -> Plea:
+        return plea.asking(**{field: value})
+
+    counted = _counting(plea, rooms, field)
+    if asked <= least or not counted(least):
         return None
-    counts = _counting(plea, field, least)
-    highest = largest(counts, least, asked)
-    rounded = highest // step * step if highest >= step else highest
-    if fits(plea.asking(**{field: rounded})):
-        return rounded
-    found = largest(lambda value: fits(plea.asking(**{field: value})), least, rounded, step if rounded > step else 1)
-    return found if found >= step or step == 1 else _finer(plea, fits, field, found, min(step, rounded))
+    above = largest(counted, least, asked) + 1
+    found = trial.largest(asking, least, above, step if above > step else 1)
+    # Where no multiple is left, a smaller number may be.
+    return found if found is None or found >= step else trial.largest(asking, found, min(step, above))
 
 
-def _finer(plea: Plea, fits: Fits, field: str, low: int, high: int) -> int:
-    return largest(lambda value: fits(plea.asking(**{field: value})), low, high)
-
-
-def _counting(plea: Plea, field: str, least: int) -> Callable[[int], bool]:
-    """Return whether counting allows a value of a field: the survey is made once, for the least memory."""
-    lowest = plea.asking(**{field: least})
-    surveyed = survey(plea.fleet, plea.model, lowest.request, plea.policy)
-    buffers = activation_bytes(plea.model, lowest.request, plea.policy)
-    groups = plea.model.supports_tensor and plea.request.sharding != "pipeline"
+def _counting(plea: Plea, rooms: Rooms, field: str) -> Callable[[int], bool]:
+    """Return whether counting allows a value of a field."""
+    devices = {key: device for key, _, device in plea.fleet.devices()}
+    kinds = kinds_of(devices, plea.model, plea.request)
+    buffers = activation_bytes(plea.model, plea.request, plea.policy)
 
     def allows(value: int) -> bool:
         request = plea.request.model_copy(update={field: value})
-        more = activation_bytes(plea.model, request, plea.policy) - buffers
-        rooms = {candidate.key: candidate.room_bytes - more for candidate in surveyed.candidates}
-        return may_be_enough(layer_memory(plea.model, request), rooms, request, groups=groups)
+        spared = buffers - activation_bytes(plea.model, request, plea.policy)
+        spacious = {key: room + spared for key, room in rooms.items()}
+        return may_be_enough(layer_memory(plea.model, request), spacious, request, kinds)
 
     return allows
 
 
-def _other_model(plea: Plea, fits: Fits, variants: Iterable[ModelProfile]) -> Iterator[Remedy]:
+def _other_model(plea: Plea, trial: Trial, variants: Iterable[ModelProfile]) -> Iterator[Remedy]:
     """Yield the largest smaller variant that fits."""
     own = sum(plea.model.bytes_by_layer)
     smaller: Sequence[ModelProfile] = [one for one in variants if sum(one.bytes_by_layer) < own]
     for model in sorted(smaller, key=lambda one: (-sum(one.bytes_by_layer), one.model_id)):
-        if fits(plea.of_model(model)):
+        if trial.fits(plea.of_model(model)):
             name = ModelId(model.model_id)
             yield Remedy(kind="other_model", text=f"ask for {name}, which fits", model_id=name)
             return

@@ -10,38 +10,41 @@ from shardbus_schemas.placement import Remedy
 from shardbus_schemas.units import bytes_text
 
 from shardbus_placer import capacity
-from shardbus_placer.candidates import survey
-from shardbus_placer.counted import Rooms, may_be_enough
-from shardbus_placer.plea import Fits, Plea, SecondsLeft, smallest
+from shardbus_placer.bisection import smallest
+from shardbus_placer.counted import Rooms, kinds_of, may_be_enough
+from shardbus_placer.plea import Plea
+from shardbus_placer.trial import Trial
 
 NEW_DEVICE = DeviceId("one more")
 GIB = 1 << 30
-FINELY = 64
+FINELY = 16
 """Where counting is not exact, what is wanted is found to this part of the largest layer."""
 MOST_PLACES = 3
 """Beside so many devices at most one more is tried."""
 
 
-def wanted_by_device(plea: Plea, fits: Fits, seconds_left: SecondsLeft) -> dict[DeviceKey, int]:
+def wanted_by_device(plea: Plea, trial: Trial, rooms: Rooms) -> dict[DeviceKey, int]:
     """Return by device the bytes that, free on it beside those that are, make the model fit.
 
     Those are tried that have most in use, then the roomiest, one of each kind, as many as there is time for.
     """
-    rooms = _rooms(plea)
     devices = {key: device for key, _, device in plea.fleet.devices() if key in rooms}
     by_kind: dict[object, list[DeviceKey]] = {}
     for key in sorted(rooms, key=lambda key: (-capacity.used_bytes(devices[key], plea.policy), -rooms[key], key)):
         device = devices[key]
         measures = (rooms[key], device.memory_used_bytes, device.memory_bandwidth_bytes_per_second)
-        by_kind.setdefault((key.node_id, device.name, device.backend, *measures), []).append(key)
+        kind = (key.node_id, device.name, device.backend, plea.request.pin.get(key), *measures)
+        by_kind.setdefault(kind, []).append(key)
     found: dict[DeviceKey, int] = {}
     for keys in by_kind.values():
-        if seconds_left() <= 0:
+        if trial.seconds_left() <= 0:
             break
         first = keys[0]
-        amount = _least(
-            plea, rooms, first, lambda count, key=first: fits(plea.with_more(key, count)), start=rooms[first]
-        )
+
+        def freeing(count: int, key: DeviceKey = first) -> Plea:
+            return plea.with_more(key, count)
+
+        amount = _least(plea, trial, freeing, rooms, first)
         if amount is not None:
             found |= dict.fromkeys(keys, amount)
     return found
@@ -57,17 +60,16 @@ def freed(plea: Plea, wanted: Mapping[DeviceKey, int]) -> Iterator[Remedy]:
         yield Remedy(kind="free_memory", text=text, device=key, memory_bytes=wanted[key])
 
 
-def added(plea: Plea, fits: Fits) -> Iterator[Remedy]:
-    """Yield the smallest further device that would do, beside the roomiest one that it can be put.
+def added(plea: Plea, trial: Trial, rooms: Rooms) -> Iterator[Remedy]:
+    """Yield the smallest further device that would do, beside the roomiest one whose machine may take it.
 
     Where every stage is to be a tensor group it would have to be a twin of one that is there; that is not offered.
     """
     if plea.request.sharding == "tensor":
         return
-    rooms = _rooms(plea)
     devices = {key: device for key, _, device in plea.fleet.devices()}
     beside: dict[str, DeviceKey] = {}
-    for key in sorted(rooms, key=lambda key: (-rooms[key], key)):
+    for key in sorted(rooms, key=lambda key: (_takes_no_card(devices[key]), -rooms[key], key)):
         beside.setdefault(key.node_id, key)
     for node, key in list(beside.items())[:MOST_PLACES]:
         backend = devices[key].backend
@@ -82,18 +84,20 @@ def added(plea: Plea, fits: Fits) -> Iterator[Remedy]:
         fixed += capacity.activation_bytes(plea.model, plea.request, plea.policy)
         new = DeviceKey.of(node, NEW_DEVICE)
 
-        def total(room: int, blank: FleetDevice = blank, fixed: int = fixed) -> int:
-            return _total_for(room + fixed, plea, blank)
-
-        def does(room: int, node: str = node, blank: FleetDevice = blank, fixed: int = fixed) -> bool:
+        def adding(room: int, node: str = node, blank: FleetDevice = blank, fixed: int = fixed) -> Plea:
             size = _total_for(room + fixed, plea, blank)
-            return fits(plea.with_device(node, blank.model_copy(update={"memory_total_bytes": size})))
+            return plea.with_device(node, blank.model_copy(update={"memory_total_bytes": size}))
 
-        room = _least(plea, rooms, new, does, start=0)
+        room = _least(plea, trial, adding, {**rooms, new: 0}, new)
         if room is not None:
-            text = f"add a device with {size_text(total(room))} to {node}"
+            text = f"add a device with {size_text(_total_for(room + fixed, plea, blank))} to {node}"
             yield Remedy(kind="add_device", text=text, device=key, memory_bytes=room + fixed)
             return
+
+
+def _takes_no_card(device: FleetDevice) -> bool:
+    """Return whether the device's machine is one that no other device is put into."""
+    return device.backend == "metal" or device.unified_memory is True
 
 
 def size_text(total: int) -> str:
@@ -101,39 +105,24 @@ def size_text(total: int) -> str:
     return f"{math.ceil(total / GIB)} GB or more" if total >= GIB else f"{bytes_text(total, round_up=True)} or more"
 
 
-def _rooms(plea: Plea) -> dict[DeviceKey, int]:
-    """Return what every device that may be used has for layers; less than 0 where even the runtime is too much."""
-    surveyed = survey(plea.fleet, plea.model, plea.request, plea.policy)
-    too_small = {barred.key for barred in surveyed.barred if barred.reason == "no_room"}
-    buffers = capacity.activation_bytes(plea.model, plea.request, plea.policy)
-    rooms = {candidate.key: candidate.room_bytes for candidate in surveyed.candidates}
-    for key, _, device in plea.fleet.devices():
-        if key in too_small:
-            overhead = capacity.overhead_bytes(device, plea.request, plea.policy)
-            rooms[key] = capacity.free_bytes(device, plea.request, plea.policy) - overhead - buffers
-    return rooms
-
-
-def _least(plea: Plea, rooms: Rooms, key: DeviceKey, does: Callable[[int], bool], *, start: int) -> int | None:
-    """Return the least room to add to ``start`` on one device that does, ``None`` if not even all that is needed."""
+def _least(plea: Plea, trial: Trial, plea_with: Callable[[int], Plea], rooms: Rooms, key: DeviceKey) -> int | None:
+    """Return the least room that one device must have besides its own, ``None`` if none will do."""
     memory = capacity.layer_memory(plea.model, plea.request)
-    groups = plea.model.supports_tensor and plea.request.sharding != "pipeline"
-    enough = memory.prefix[-1] + memory.embedding + memory.head - start  # for all layers and both ends alone
-    if enough <= 0 or not does(enough):
+    devices = {key: device for key, _, device in plea.fleet.devices()}
+    kinds = kinds_of(devices, plea.model, plea.request)
+    own = rooms[key]
+    enough = memory.prefix[-1] + memory.embedding + memory.head - own  # for all layers and both ends alone
+    if enough <= 0:
         return None
 
     def counted(count: int) -> bool:
-        return may_be_enough(memory, {**rooms, key: start + count}, plea.request, groups=groups)
+        return may_be_enough(memory, {**rooms, key: own + count}, plea.request, kinds)
 
     low = 0 if counted(0) else smallest(counted, 0, enough)
-    if low and does(low):
+    if low and trial.holds(plea_with(low)):
         return low
     step = max(1, *(b - a for a, b in pairwise(memory.prefix)))
-    above, stride = low, step
-    while above < enough and not does(min(enough, above + stride)):
-        above += stride
-        stride *= 2
-    return smallest(does, above, min(enough, above + stride), within=max(1, step // FINELY))
+    return trial.smallest(plea_with, max(0, low - 1), enough, within=max(1, step // FINELY))
 
 
 def _total_for(usable: int, plea: Plea, device: FleetDevice) -> int:

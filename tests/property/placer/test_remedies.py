@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
+from shardbus_placer.room_wanted import FINELY
 from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink
 from shardbus_schemas.ids import DeviceId, DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
@@ -40,7 +41,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(case.fleet, model, request)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases(), st.booleans())
 def test_what_a_refusal_names_makes_the_request_fit(case: Case, known: bool) -> None:
     half = _halved(case.model)
@@ -58,9 +59,17 @@ def test_what_a_refusal_names_makes_the_request_fit(case: Case, known: bool) -> 
     for device, count in answer.refusal.missing_by_device.items():
         fleet = _freed(case.fleet, device, count)
         assert isinstance(plan(fleet, case.model, case.request, POLICY), Placed), (device, count)
-        if case.model.layers * max(case.model.bytes_by_layer) < 64:  # else not to the byte
-            less = _freed(case.fleet, device, count - 1)
-            assert isinstance(plan(less, case.model, case.request, POLICY), Refused), (device, count)
+        less = _freed(case.fleet, device, count - _granule(case))
+        assert isinstance(plan(less, case.model, case.request, POLICY), Refused), (device, count)
+
+
+def _granule(case: Case) -> int:
+    """How exactly it is found what is missing: to a part of the largest layer with its cache."""
+    caches = case.model.kv_bytes_by_layer(case.request.context_tokens)
+    layers = [
+        held + cache * case.request.concurrency for held, cache in zip(case.model.bytes_by_layer, caches, strict=True)
+    ]
+    return max(1, max(layers) // FINELY)
 
 
 def made(case: Case, remedy: Remedy, variant: ModelProfile) -> Case | None:
