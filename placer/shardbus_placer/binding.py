@@ -85,7 +85,10 @@ def _memory(problem: Problem, cut: Cut) -> Iterator[Gain]:
     full = [
         i for i, unit in enumerate(cut.order) if unit.pin is None and is_full(problem, unit, *cut.bounds[i : i + 2])
     ]
-    merit = (lambda i: -cut.order[i].score) if problem.objective == "score" else (lambda i: cut.order[i].seconds[-1])
+
+    def merit(index: int) -> float:
+        return -cut.order[index].score if problem.objective == "score" else cut.order[index].seconds[-1]
+
     prefix = problem.memory.prefix
     step = max(1, *(end - start for start, end in pairwise(prefix)))
     for i in sorted(full, key=merit)[: tries_within(TRIAL_STEPS, problem, cut)]:
@@ -93,17 +96,17 @@ def _memory(problem: Problem, cut: Cut) -> Iterator[Gain]:
         held = problem.memory.stage(start, end)
         if _with_room(problem, cut, i, held + prefix[-1] + problem.memory.embedding + problem.memory.head) is None:
             continue
-        more, better = 1, None
-        while better is None:
-            better = _with_room(problem, cut, i, held + more * step)
+        more = 1
+        while (better := _with_room(problem, cut, i, held + more * step)) is None:
             more *= 2
         unit, layers = cut.order[i], better.bounds[i + 1] - better.bounds[i]
+        first, in_all = unit.devices[0], " in all" * (len(unit.devices) > 1)
         short = problem.memory.stage(better.bounds[i], better.bounds[i + 1]) - unit.room_bytes
         why = (
             f"the memory of {name_of(unit)} is full with {end - start} layers: {bytes_text(short, round_up=True)} more"
-            f"{' in all' if len(unit.devices) > 1 else ''} would hold {layers}, and {_change(problem, cut, better)}"
+            f"{in_all} would hold {layers}, and {_change(problem, cut, better)}"
         )
-        yield _gain(cut, better), Binding(kind="memory", device=unit.devices[0], why=why)
+        yield _gain(cut, better), Binding(kind="memory", device=first, why=why)
 
 
 def _with_room(problem: Problem, cut: Cut, index: int, room: int) -> Cut | None:

@@ -29,7 +29,7 @@ MORE_STAGES = 3
 
 
 class Trial:
-    """Pleas that are tried one after the other, each within the time that is left."""
+    """Changed requests that are tried one after the other, each within the time that is left."""
 
     def __init__(self, contradicts: Contradiction, seconds_left: SecondsLeft) -> None:
         self._contradicts = contradicts
