@@ -8,6 +8,8 @@ depends on is equal; two nodes, if they have equal units and equal links to all 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shardbus_schemas.ids import DeviceKey
+
 from shardbus_placer.problem import Problem, Unit
 
 
@@ -69,7 +71,9 @@ def kinds_of(problem: Problem, slowest: float | None = None) -> Kinds:
     inside: list[list[Unit]] = [[] for _ in problem.nodes]
     for unit in problem.units:
         inside[unit.node].append(unit)
-    figures = {unit.devices: _figures(problem, unit, slowest, tables) for unit in problem.units}
+    # Devices that may be grouped across nodes are told apart: who shares them cannot be said node by node.
+    crossing = {device for unit in problem.units if len(unit.nodes) > 1 for device in unit.devices}
+    figures = {unit.devices: _figures(problem, unit, slowest, tables, crossing) for unit in problem.units}
     composed = [_compose(units, figures) for units in inside]
     used = [node for node, units in enumerate(inside) if units]
     unit_kinds: list[UnitKind] = []
@@ -96,7 +100,13 @@ def kinds_of(problem: Problem, slowest: float | None = None) -> Kinds:
     return Kinds(tuple(unit_kinds), tuple(node_kinds))
 
 
-def _figures(problem: Problem, unit: Unit, slowest: float | None, tables: dict[tuple[float, ...], int]) -> Figures:
+def _figures(
+    problem: Problem,
+    unit: Unit,
+    slowest: float | None,
+    tables: dict[tuple[float, ...], int],
+    crossing: set[DeviceKey],
+) -> Figures:
     """Return all that a plan's cost or feasibility depends on."""
     room: object = unit.room_bytes
     memory = problem.memory
@@ -115,6 +125,7 @@ def _figures(problem: Problem, unit: Unit, slowest: float | None, tables: dict[t
         unit.seconds_by_count,
         (unit.pin, unit.devices) if unit.pin is not None else None,
         unit.score if problem.objective == "score" else None,
+        None if crossing.isdisjoint(unit.devices) else unit.devices,
     )
 
 

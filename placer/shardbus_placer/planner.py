@@ -16,14 +16,12 @@ from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refuse
 
 from shardbus_placer import refusal, solver_pulp
 from shardbus_placer.binding import binding_of
-from shardbus_placer.bound import counted_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
-from shardbus_placer.greedy import Search, improve, starts
+from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import Links, links_of
-from shardbus_placer.optimise import Outcome, optimise
-from shardbus_placer.pace import keep_pace
+from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
@@ -31,18 +29,14 @@ from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.remedy import remedied
 from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.score import Score
+from shardbus_placer.settle import Held, settle
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
-EASY_TRIES = 3000
-GREEDY_TRIES = 600
-"""Orders of stages that the greedy search may cut, where its plan is the answer and where it only begins the
-solver's work; counted, so that a plan does not depend on the machine."""
-EASY_SHARE = 0.7
 GREEDY_SHARE = 0.3
-"""Share of the deadline that either may take when the machine is slow."""
-FINISH_SECONDS = 0.008
-FINISH_SECONDS_PER_DEVICE = 0.0002
+"""Share of the deadline that the search for a plan in hand may take when the machine is slow."""
+FINISH_SECONDS = 0.006
+FINISH_SECONDS_PER_DEVICE = 0.0001
 """Kept back from the deadline for verifying and explaining the plan."""
 VERIFY_SHARE = 0.4
 """Share of what is kept back that verifying may need; explaining stops short of it."""
@@ -61,6 +55,9 @@ class Situation:
     scores: dict[DeviceKey, Score]
     problem: Problem
     elapsed: Callable[[], float]
+    held: Held
+    searched: list[float]
+    """When the search began and ended, in seconds since the request came."""
     variants: Iterable[ModelProfile] = ()
 
     @property
@@ -81,11 +78,13 @@ def plan(
     request: PlacementRequest,
     policy: Policy,
     *,
+    held: Held | None = None,
     clock: Callable[[], float] = time.monotonic,
     variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
 
+    ``held`` says which of its layers lie where already: of equally good plans, the one that moves the least is taken.
     ``variants`` are the same model stored otherwise; they are looked at only to name one that fits in a refusal.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
@@ -101,30 +100,28 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, variants)
+    situation = Situation(
+        fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, [0.0, 0.0], variants
+    )
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
 
     easy, reason = _easy(situation)
-    share = EASY_SHARE if easy else GREEDY_SHARE
-    state = Search(problem, EASY_TRIES if easy else GREEDY_TRIES, lambda: elapsed() > share * request.deadline_ms / 1e3)
-    for order in starts(problem):
-        state.offer(order)
-    improve(state)
-    state.polish()
-    if easy and state.best is not None:
-        bound = counted_bound(problem, state.best.cost)
-        if bound is not None:
-            keep_pace(state, bound)
-            state.polish()
-        answer = _placed(situation, state.best, bound, "greedy", reason, ("greedy", "feasible"))
+    situation.searched[:] = [elapsed()] * 2
+    late = GREEDY_SHARE * request.deadline_ms / 1e3
+    state, bound = plan_in_hand(problem, lambda: elapsed() > late)
+    greedy = state.best
+    situation.searched[1] = elapsed()
+    if easy and greedy is not None and proves(greedy, bound):
+        answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
-        reason = f"{reason}; but no greedy plan holds, so the integer program was asked"
-    greedy = state.best
-    outcome = optimise(problem, state, lambda: situation.seconds_left)
+        lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
+        reason = f"{reason}; but {lacking}, so the integer program was asked"
+    outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
+    situation.searched[1] = elapsed()
     return _answer(situation, outcome, greedy, reason)
 
 
@@ -175,10 +172,10 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
-    late = situation.out_of_time_to_explain
+    cut, late = settle(problem, cut, situation.held), situation.out_of_time_to_explain
     rival = best_rival(problem, cut, late)
     if rival is not None and is_better(rival, cut):
-        cut, rival = rival, cut
+        cut, rival = settle(problem, rival, situation.held), cut
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
     stages = stages_with_prefill(stages, model=model, request=request, links=situation.links, candidates=candidates)
@@ -197,7 +194,12 @@ def _placed(
         binding=binding_of(problem, cut, late),
         runner_up=runner_up_of(problem, cut, rival),
         devices=verdicts(situation.survey, situation.scores, policy, problem, cut, late),
-        solver=SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed())),
+        solver=SolverReport(
+            name=solver[0],
+            status=solver[1],
+            seconds=max(0.0, situation.elapsed()),
+            solve_seconds=max(0.0, situation.searched[1] - situation.searched[0]),
+        ),
     )
 
 

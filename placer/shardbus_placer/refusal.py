@@ -23,7 +23,7 @@ def at_sight(
         _unsupported(request)
         or _names(fleet, request)
         or _pins(model, request, survey)
-        or _bounds(model, request)
+        or _bounds(model, request, problem)
         or _nobody(fleet, model, request, survey)
         or _no_unit(model, request, survey, problem)
         or _memory(model, request, survey, problem)
@@ -96,11 +96,12 @@ def _pins(model: ModelProfile, request: PlacementRequest, survey: Survey) -> Ref
     return None
 
 
-def _bounds(model: ModelProfile, request: PlacementRequest) -> Refusal | None:
+def _bounds(model: ModelProfile, request: PlacementRequest, problem: Problem) -> Refusal | None:
+    most = max((len(unit.nodes) for unit in problem.units), default=1)  # nodes that one stage may be of
     limits = {
-        "the model's layers": model.layers,
+        "the model's layers": model.layers * most,
         "max_devices": request.max_devices,
-        "max_stages": request.max_stages,
+        "max_stages": None if request.max_stages is None else request.max_stages * most,
     }
     for what, limit in limits.items():
         if limit is not None and limit < request.min_nodes:

@@ -17,7 +17,8 @@ from shardbus_placer.candidates import Candidate
 from shardbus_placer.links import Links
 
 MOST_SUBSETS_OF = 6
-"""Up to so many alike devices, or nodes, every subset is a possible group; among more only runs of the sorted list."""
+"""Up to so many alike devices, or nodes, every subset is a possible group. Among more devices only runs of the list
+sorted by room are, and among more nodes only the list of names cut into pieces of one size."""
 
 Group = tuple[Candidate, ...]
 
@@ -123,11 +124,11 @@ def _across(by_node: Mapping[NodeId, list[Candidate]], sizes: Collection[int], l
         for many in range(2, len(nodes) + 1):
             if count * many not in sizes:
                 continue
-            chosen = combinations(nodes, many) if len(nodes) <= MOST_SUBSETS_OF else _runs(nodes, many)
+            chosen = combinations(nodes, many) if len(nodes) <= MOST_SUBSETS_OF else _pieces(nodes, many)
             for together in chosen:
                 if all(pair in links.for_tensor for pair in combinations(together, 2)):
                     yield tuple(candidate for node in together for candidate in by_node[node])
 
 
-def _runs(nodes: Sequence[NodeId], many: int) -> Iterator[tuple[NodeId, ...]]:
-    return (tuple(nodes[start : start + many]) for start in range(len(nodes) - many + 1))
+def _pieces(nodes: Sequence[NodeId], many: int) -> Iterator[tuple[NodeId, ...]]:
+    return (tuple(nodes[start : start + many]) for start in range(0, len(nodes) - many + 1, many))

@@ -48,7 +48,7 @@ def small_case(shape: Shape, seed: int) -> Case:
     model = _model(shape, random)
     load = {"context_tokens": random.choice([0, 1, 3]), "concurrency": random.choice([1, 1, 3])}
     rooms = _rooms(random, model, sum(shape.devices), **load)
-    everywhere = _kind(random, rooms) if shape.sharding != "pipeline" and random.random() < 0.3 else None
+    everywhere = _kind(random, rooms) if shape.sharding != "pipeline" and random.random() < 0.4 else None
     nodes = tuple(
         FleetNode(
             node_id=f"n{number}",

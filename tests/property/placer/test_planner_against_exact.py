@@ -16,7 +16,7 @@ from support.small_cases import Conditions, Links, Shape, small_case
 
 POLICY = Policy(tensor_link=LinkFigures(bandwidth_bytes_per_second=100.0, latency_seconds=0.01))
 SEEDS = st.integers(0, 2**32 - 1)
-EXAMPLES = 1200
+EXAMPLES = 1000
 """Of each objective."""
 NODES: list[tuple[int, ...]] = [
     *((1,), (2,), (1, 1), (3,), (2, 1), (1, 1, 1), (2, 2), (3, 1), (2, 1, 1), (1, 1, 1, 1)),
@@ -28,11 +28,13 @@ NODES: list[tuple[int, ...]] = [
 
 @st.composite
 def shapes(draw: st.DrawFn, objective: ObjectiveName, most_devices: int = 8, most_layers: int = 12) -> Shape:
+    equal = draw(st.booleans())
     return Shape(
         devices=draw(st.sampled_from([nodes for nodes in NODES if sum(nodes) <= most_devices])),
-        layers=draw(st.integers(1, most_layers)),
+        # The interval program, which alone is exact for unequal layers, grows with their square.
+        layers=draw(st.integers(1, most_layers if equal else min(7, most_layers))),
         objective=objective,
-        equal_layers=draw(st.booleans()),
+        equal_layers=equal,
         links=draw(st.sampled_from(get_args(Links))),
         ends=draw(st.booleans()),
         measured=draw(st.integers(0, 3)) == 0,
@@ -72,6 +74,9 @@ def test_the_plan_is_the_proved_optimum(objective: ObjectiveName, data: st.DataO
         assert worse <= tolerance, "called optimal, but is not"
     if answer.strategy == "ilp":
         assert answer.objective.gap == 0, "nothing this small may stay unproved"
+    if any(len(stage.devices) > 1 for stage in answer.stages):
+        spread = any(len({key.node_id for key in stage.devices}) > 1 for stage in answer.stages)
+        event("a tensor group across nodes" if spread else "a tensor group")
     event(f"gap {answer.objective.gap == 0}, best {worse <= tolerance}")
 
 
