@@ -39,7 +39,8 @@ def plan(
         from shardbus_placer.policy import Policy
     request = request_of(asked | which_model(model_id, model))
     known = read_known(fleet, nats_url)
-    result = make_plan(known.fleet, known.profile_of(request), request, Policy())
+    profile = known.profile_of(request)
+    result = make_plan(known.fleet, profile, request, Policy(), variants=known.variants_of(profile))
     if json:
         print_json(result_json(result) | position_json(known))
     else:
