@@ -17,9 +17,7 @@ def condition_rows(model: LinearModel, problem: Problem, kinds: Kinds, used: Seq
     sizes = [len(kind.unit.devices) for kind in kinds.units]
     most = [kind.on_node * kinds.nodes[kind.place].count for kind in kinds.units]
     if problem.max_devices < sum(size * count for size, count in zip(sizes, most, strict=True)):
-        model.row(
-            [(column, float(size)) for column, size in zip(used, sizes, strict=True)], upper=problem.max_devices
-        )
+        model.row([(column, float(size)) for column, size in zip(used, sizes, strict=True)], upper=problem.max_devices)
     stages = min(problem.max_stages, problem.layers)  # each holds a layer at least
     if stages < sum(most):
         model.row([(column, 1.0) for column in used], upper=stages)

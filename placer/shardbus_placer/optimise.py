@@ -61,9 +61,7 @@ def proves(best: Cut, bound: float | None) -> bool:
 class _Proof:
     """What is known of one problem while it is worked on."""
 
-    def __init__(
-        self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]
-    ) -> None:
+    def __init__(self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> None:
         self.problem, self.state, self.bound, self.seconds_left = problem, state, bound, seconds_left
         state.out_of_time = lambda: seconds_left() <= 0
         self.last = Solution("failed", solver_pulp.solver_name(), detail="not tried")

@@ -48,9 +48,7 @@ class _Trails:
             (seconds, a, b) for a in nodes for b in nodes if a != b and (seconds := problem.hops[a][b]) is not None
         )
         size = problem.memory.prefix[1]
-        self.most = {
-            unit.devices: problem.layers if size == 0 else unit.room_bytes // size for unit in problem.units
-        }
+        self.most = {unit.devices: problem.layers if size == 0 else unit.room_bytes // size for unit in problem.units}
 
     def _takes(self, unit: Unit, seconds: float) -> int:
         if seconds < 0:

@@ -125,11 +125,11 @@ class Walk:
 
     def _apart(self, values: Sequence[float]) -> list[frozenset[int]]:
         """Return sets of node kinds that the walk reaches less often than their units ask for."""
-        places = [a for a, node in enumerate(self.kinds.nodes) if any(values[self.used[k]] > ENOUGH for k in node.kinds)]
+        places = [
+            a for a, node in enumerate(self.kinds.nodes) if any(values[self.used[k]] > ENOUGH for k in node.kinds)
+        ]
         steps = {
-            (a, b): values[column]
-            for (a, b), column in self.between.items()
-            if a != b and values[column] > ENOUGH
+            (a, b): values[column] for (a, b), column in self.between.items() if a != b and values[column] > ENOUGH
         }
         source = {a: sum(values[column] * value for column, value in self.first[a]) for a in places}
         found: list[frozenset[int]] = []
