@@ -3,8 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 from rich import box
@@ -16,6 +17,9 @@ from rich.text import Text
 # at all: rich alone would keep bold.
 _PIPE_WIDTH = 200
 _COLORS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+_PATIENCE_SECONDS = 1.0
+_REFRESH_SECONDS = 0.1
+Item = TypeVar("Item")
 data = Console(
     width=None if sys.stdout.isatty() else _PIPE_WIDTH,
     color_system=_COLORS,
@@ -29,6 +33,21 @@ messages = Console(stderr=True, color_system=_COLORS, highlight=False, emoji=Fal
 def say(text: str) -> None:
     """Print a message for a person, on stderr."""
     messages.print(text, markup=False)
+
+
+def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield ``items``; what takes over a second says so on stderr: on a terminal how far it is, elsewhere once."""
+    began = said = time.monotonic()
+    terminal = sys.stderr.isatty()
+    for count, item in enumerate(items, start=1):
+        now = time.monotonic()
+        if now - began > _PATIENCE_SECONDS and (said == began or (terminal and now - said > _REFRESH_SECONDS)):
+            said = now
+            sys.stderr.write(f"\r{count} of about {total} {what}" if terminal else f"{total} {what}, one moment\n")
+            sys.stderr.flush()
+        yield item
+    if terminal and said != began:
+        sys.stderr.write("\r\x1b[K")
 
 
 def heading(text: str) -> None:

@@ -1,9 +1,10 @@
-"""The flags of ``place`` and ``plan``: one for each field of a placement request, made from the schema itself."""
+"""The flags of whatever plans: one for each field of a placement request, made from the schema itself."""
 
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -15,21 +16,33 @@ from shardbus_schemas.problems import explain
 
 from shardbus_console.exits import CommandError, Exit
 
-_GIVEN_OTHERWISE = {"model_id", "model"}
+_GIVEN_OTHERWISE = frozenset({"model_id", "model"})
 """The model is the command's argument, or a file."""
+ONLY_COMMANDS = frozenset({"command_id", "access_token", "dry_run"})
+"""What has a meaning only for a command that is sent."""
 
 
-def request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give ``command``, whose last parameter is ``asked: dict``, a flag for each field of a placement request."""
+def request_options(
+    command: Callable[..., None],
+    *,
+    leave_out: Collection[str] = (),
+    defaults: Mapping[str, float] = MappingProxyType({}),
+) -> Callable[..., None]:
+    """Give ``command``, whose last parameter is ``asked: dict``, a flag for each field of a placement request.
+
+    But for those in ``leave_out``; ``defaults`` replace the request's own.
+    """
     own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "asked"]
-    fields = {name: info for name, info in PlacementRequest.model_fields.items() if name not in _GIVEN_OTHERWISE}
+    unwanted = _GIVEN_OTHERWISE | set(leave_out)
+    fields = {name: info for name, info in PlacementRequest.model_fields.items() if name not in unwanted}
 
     @wraps(command)
     def with_flags(**values: Any) -> None:
         asked = {name: values.pop(name) for name in fields}
-        command(**values, asked={name: _value(name, given) for name, given in asked.items() if given is not None})
+        given = {name: _value(name, value) for name, value in asked.items() if value is not None}
+        command(**values, asked={**defaults, **given})
 
-    flags = [_parameter(name, info) for name, info in fields.items()]
+    flags = [_parameter(name, info, defaults.get(name, info.default)) for name, info in fields.items()]
     setattr(with_flags, "__signature__", inspect.Signature([*own, *flags]))  # noqa: B010 - functions declare no such attribute
     return with_flags
 
@@ -45,20 +58,25 @@ def place_command(asked: dict[str, object]) -> Place:
         raise CommandError(explain(error, PlacementRequest)) from error
 
 
-def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
+def request_of(asked: dict[str, object]) -> PlacementRequest:
+    """Return the request that ``asked`` describes; raise CommandError with what is wrong."""
+    command = place_command(asked)
+    return PlacementRequest(**{name: getattr(command, name) for name in PlacementRequest.model_fields})
+
+
+def _parameter(name: str, info: FieldInfo, default: object) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     kind = _flag_type(info.annotation)
-    option = typer.Option(flag, help=_help(name, info), show_default=False)
+    option = typer.Option(flag, help=_help(name, info, default), show_default=False)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
 
 
-def _help(name: str, info: FieldInfo) -> str:
+def _help(name: str, info: FieldInfo, default: object) -> str:
     text = (info.description or "").replace("``", "").strip()
     if name == "pin":
         text = "DEVICE=LAYERS: this device holds exactly so many layers; may be repeated."
-    default: object = info.default
     plain = isinstance(default, int | float | str) and not isinstance(default, bool)
     return f"{text} [default: {default}]".strip() if plain else text
 

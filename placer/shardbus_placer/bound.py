@@ -45,7 +45,7 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
     """
     if not problem.even:
         return 0.0
-    hops = [problem.least_hop(index) for index in range(len(problem.units))]
+    hops = [problem.least_hops[unit.node] for unit in problem.units]
     low, high = 0.0, known
     while high - low > NARROW * high:
         middle = (low + high) / 2

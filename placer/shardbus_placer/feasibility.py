@@ -14,7 +14,7 @@ def feasible(problem: Problem, seconds_left: Callable[[], float], *, tries: int 
     state = Search(problem, tries, lambda: seconds_left() <= 0)
     if any(state.offer(order) for order in starts(problem)):
         return True
-    outcome = optimise(problem, state, seconds_left)
+    outcome = optimise(problem, state, None, seconds_left)
     if outcome.cut is not None:
         return True
     return False if outcome.status == "infeasible" else None

@@ -1,14 +1,14 @@
-"""Integer programs free of any solver, and what all of ours have in common: price, cut-off, conditions.
+"""Integer programs free of any solver, and what all of ours have in common: the price and the cut-off.
 
-Two programs place a model. The **counting program** (``counting.py``) chooses units, how many layers of each
-kind each holds, and the node-to-node hops; it does not say which layers. With identical layers it is exact (any
-order of the stages gives ranges); with unequal ones, or where only the least hop of a unit is counted, it is a
-relaxation: its bound holds, its infeasibility proves, and its choice of units is then cut exactly. The
-**interval program** (``intervals.py``) has a column per unit and layer range and is always exact, but large.
+Three programs place a model. The **counting program** (``counting.py``) serves objectives that add up, the **pace
+program** (``pace_program.py``) the slowest stage. Both count units of each kind and steps between kinds of nodes, and
+are exact or all but exact for equal layers; for unequal ones they are relaxations: their bounds hold, their
+infeasibility proves, and their choice of units is then cut exactly. The **interval program** (``intervals.py``) has a
+column per unit and layer range and is always exact, but large.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from shardbus_placer.problem import Problem
@@ -94,45 +94,6 @@ def uniform_hop(problem: Problem) -> float | None:
     if len(hops) > 1:
         return None
     return hops.pop() if hops else 0.0
-
-
-def choice_rows(model: LinearModel, problem: Problem, used: Sequence[int]) -> None:
-    """Add the request's conditions on which units are used together."""
-    units = problem.units
-    with_device: dict[str, list[int]] = {}
-    for column, unit in zip(used, units, strict=True):
-        for device in unit.devices:
-            with_device.setdefault(device, []).append(column)
-    for columns in with_device.values():
-        if len(columns) > 1:
-            model.row([(column, 1) for column in columns], upper=1)
-    for device in problem.pins:
-        model.row([(column, 1) for column in with_device.get(device, [])], lower=1)
-    devices = sum(len(unit.devices) for unit in units)
-    if problem.max_devices < devices:
-        model.row(
-            [(column, len(unit.devices)) for column, unit in zip(used, units, strict=True)], upper=problem.max_devices
-        )
-    if problem.max_stages < len(units):
-        model.row([(column, 1) for column in used], upper=problem.max_stages)
-    if problem.min_nodes > 1 or problem.max_nodes < len(problem.nodes):
-        here = node_columns(model, problem, used, [unit.nodes for unit in problem.units])
-        model.row([(column, 1) for column in here], problem.min_nodes, problem.max_nodes)
-
-
-def node_columns(
-    model: LinearModel, problem: Problem, used: Sequence[int], nodes_of: Sequence[Sequence[int]]
-) -> list[int]:
-    """Add a column per node that says whether any unit of it is used; ``nodes_of`` says which nodes a unit is of."""
-    columns: list[int] = []
-    for node in range(len(problem.nodes)):
-        here = model.binary()
-        inside = [column for column, nodes in zip(used, nodes_of, strict=True) if node in nodes]
-        for column in inside:
-            model.row([(column, 1), (here, -1)], upper=0)
-        model.row([(here, 1), *((column, -1.0) for column in inside)], upper=0)
-        columns.append(here)
-    return columns
 
 
 def _alone(problem: Problem) -> list[bool]:

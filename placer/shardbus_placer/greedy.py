@@ -13,6 +13,7 @@ from shardbus_placer.problem import Problem, Unit
 
 AT_LEAST = 40
 """Orders that are tried however late it is: some answer is better than none."""
+EVERY_LENGTH_UP_TO = 8
 SAME = 1e-9
 """Relative difference below which two objectives are equal."""
 
@@ -41,6 +42,14 @@ class Search:
             below = self.best.cost + (SAME if smaller else -SAME) * abs(self.best.cost)
         found = best_cut(self.problem, order, below, fine=False)
         if found is None:
+            return False
+        self.best = found
+        return True
+
+    def take(self, order: Sequence[Unit]) -> bool:
+        """Cut this order whatever the limits of the search, keep it if it is better, and return whether it was."""
+        found = best_cut(self.problem, order) if self.problem.admits(order) else None
+        if found is None or (self.best is not None and found.cost >= self.best.cost):
             return False
         self.best = found
         return True
@@ -84,15 +93,25 @@ def starts(problem: Problem) -> Iterator[Sequence[Unit]]:
     ]
     for ranking in rankings:
         chain = _chain(problem, sorted(units, key=ranking))
-        for length in range(2, len(chain) + 1):
+        for length in _lengths(2, len(chain)):
             yield chain[:length]
     # The smallest that hold the model: for requests with few nodes, or many that are needed.
     pinned = [unit for unit in units if not problem.pins.keys().isdisjoint(unit.devices)]
     if pinned:
         others = [unit for unit in units if unit not in pinned]
         chain = _chain(problem, pinned + sorted(others, key=rankings[0]))
-        for length in range(len(pinned), len(chain) + 1):
+        for length in _lengths(len(pinned), len(chain)):
             yield chain[:length]
+
+
+def _lengths(least: int, most: int) -> Iterator[int]:
+    """Yield lengths from the least to the most, at larger steps as they grow."""
+    length = least
+    while length < most:
+        yield length
+        length += max(1, length // EVERY_LENGTH_UP_TO)
+    if most >= least:
+        yield most
 
 
 def _chain(problem: Problem, ranked: Sequence[Unit]) -> list[Unit]:

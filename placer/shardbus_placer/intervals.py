@@ -1,8 +1,9 @@
 """The interval program: a column per unit and layer range. Exact for unequal layers, any hops and any links."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardbus_placer.formulation import LinearModel, Price, Terms, choice_rows, uniform_hop
+from shardbus_placer.formulation import LinearModel, Price, Terms, uniform_hop
 from shardbus_placer.problem import Problem, Unit
 
 
@@ -60,7 +61,7 @@ def interval_program(problem: Problem, *, cutoff: float | None, floor: float, mo
     for terms in spent:
         price.stage(terms)
     price.close()
-    choice_rows(model, problem, used)
+    _condition_rows(model, problem, used)
     return Intervals(model, ranges, price.scale)
 
 
@@ -110,3 +111,40 @@ def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float) -
         if fits and unit.stage_seconds(start, end, last=end == layers) <= most_seconds:
             found.append(end)
     return found
+
+
+def _condition_rows(model: LinearModel, problem: Problem, used: Sequence[int]) -> None:
+    """Add the request's conditions on which units are used together."""
+    units = problem.units
+    with_device: dict[str, list[int]] = {}
+    for column, unit in zip(used, units, strict=True):
+        for device in unit.devices:
+            with_device.setdefault(device, []).append(column)
+    for columns in with_device.values():
+        if len(columns) > 1:
+            model.row([(column, 1) for column in columns], upper=1)
+    for device in problem.pins:
+        model.row([(column, 1) for column in with_device.get(device, [])], lower=1)
+    devices = sum(len(unit.devices) for unit in units)
+    if problem.max_devices < devices:
+        model.row(
+            [(column, len(unit.devices)) for column, unit in zip(used, units, strict=True)], upper=problem.max_devices
+        )
+    if problem.max_stages < len(units):
+        model.row([(column, 1) for column in used], upper=problem.max_stages)
+    if problem.min_nodes > 1 or problem.max_nodes < len(problem.nodes):
+        here = _node_columns(model, problem, used)
+        model.row([(column, 1) for column in here], problem.min_nodes, problem.max_nodes)
+
+
+def _node_columns(model: LinearModel, problem: Problem, used: Sequence[int]) -> list[int]:
+    """Add a column per node that says whether any of its units is used."""
+    columns: list[int] = []
+    for node in range(len(problem.nodes)):
+        here = model.binary()
+        inside = [column for column, unit in zip(used, problem.units, strict=True) if unit.node == node]
+        for column in inside:
+            model.row([(column, 1), (here, -1)], upper=0)
+        model.row([(here, 1), *((column, -1.0) for column in inside)], upper=0)
+        columns.append(here)
+    return columns

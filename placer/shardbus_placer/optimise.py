@@ -4,28 +4,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
-from shardbus_placer.bound import counted_bound
-from shardbus_placer.counting import Counting, counting_program
+from shardbus_placer.counting import Counting
 from shardbus_placer.cut import Cut
 from shardbus_placer.exhaustion import all_orders
 from shardbus_placer.formulation import uniform_hop
 from shardbus_placer.greedy import Search, improve
 from shardbus_placer.intervals import Intervals, interval_program
-from shardbus_placer.pace import keep_pace
+from shardbus_placer.itinerary import order_of
+from shardbus_placer.pace_search import search_pace
 from shardbus_placer.problem import Problem, Unit
+from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solution import CLOSED
-from shardbus_placer.solver_pulp import Solution, Status
+from shardbus_placer.solver_pulp import Session, Solution, Status
 
 MOST_COLUMNS = 60_000
 """A larger interval program is not built."""
 COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
-HOPS_PER_SECOND = 10_000
-"""How many hops the counting program may choose among for the time that is left, once there is a plan."""
-PACE_SHARE = 0.4
-"""Share of the time left that may go into better orders before the solver is asked for a proof."""
-STEPS_BACK = 1000
-"""How often the order of chosen units may be revised when it is read from the hops."""
+STEPS_PER_SECOND = 40_000
+"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
+MOST_ROUNDS = 40
+"""How often the rows of connection are added to."""
 
 
 @dataclass(frozen=True)
@@ -42,177 +41,188 @@ class Outcome:
     detail: str = ""
 
 
-def optimise(problem: Problem, state: Search, seconds_left: Callable[[], float]) -> Outcome:
-    """Return the best plan and bound that the solver reaches in ``seconds_left()``, starting from ``state.best``.
-
-    First the counting program with least hops, then with every hop, then, where layers or hops leave a gap,
-    the interval program, which is exact.
-    """
-    state.out_of_time = lambda: seconds_left() <= 0
-    bound = None if state.best is None else counted_bound(problem, state.best.cost)
-    floor = 0.0
-    if bound is not None and problem.objective == "throughput":
-        floor = bound
-        kept = seconds_left() * (1 - PACE_SHARE)
-        state.out_of_time = lambda: seconds_left() <= kept
-        keep_pace(state, floor)
-        state.polish()
-        state.out_of_time = lambda: seconds_left() <= 0
-    last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
-    by_solver = False
-    for build in _programs(problem, floor, seconds_left):
-        program = build(None if state.best is None else state.best.cost)
-        if program is None:
-            continue
-        last = solver_pulp.solve(program.model, seconds_left())
-        if last.status == "infeasible":
-            # With a plan in hand only better ones were allowed, or those of one stage, which were all tried.
-            if state.best is None:
-                return Outcome(None, None, "infeasible", last.solver, by_solver=True)
-            bound = state.best.cost
-        elif last.bound is not None:
-            bound = last.bound * program.scale if bound is None else max(bound, last.bound * program.scale)
-        by_solver = by_solver or last.status == "infeasible" or last.bound is not None or bool(last.values)
-        if last.values:
-            _realise(state, program, last, bound)
-        unproved = not _closed(state.best, bound) and (by_solver or state.best is None)
-        if unproved and all_orders(problem, state, seconds_left):
-            # Nothing was left out: the best plan costs least, and without one there is none.
-            if state.best is None:
-                return Outcome(None, None, "infeasible", last.solver, by_solver=by_solver)
-            bound = state.best.cost
-        if _closed(state.best, bound) or seconds_left() <= 0:
+def optimise(problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> Outcome:
+    """Return the best plan and bound that the solver reaches in ``seconds_left()``, from ``state.best`` and a ``bound``."""
+    proof = _Proof(problem, state, bound, seconds_left)
+    for step in proof.steps():
+        if (proof.ended and proof.by_solver) or seconds_left() <= 0:
             break
-    if bound is not None and not _closed(state.best, bound):
-        keep_pace(state, bound)
-        state.polish()
-    if _closed(state.best, bound):
-        # Counting alone may have closed the gap; what became of the solver is told all the same.
-        how: Status = "optimal" if by_solver else last.status
-        return Outcome(state.best, bound, how, last.solver, by_solver=by_solver, detail=last.detail)
-    status: Status = last.status
-    if state.best is not None and (by_solver or status in ("optimal", "infeasible")):
-        status = "feasible"  # a relaxation was solved, or not to the end; the plan is not proved
-    elif state.best is None and status in ("optimal", "feasible"):
-        status = "deadline"  # a relaxation has a solution, which says nothing about plans
-    return Outcome(state.best, bound, status, last.solver, by_solver=by_solver, detail=last.detail)
+        step()
+        if not proof.ended and not proof.closed and proof.last.status != "failed":
+            proof.exhaust()
+    return proof.outcome()
 
 
-Program = Counting | Intervals
+def proves(best: Cut, bound: float | None) -> bool:
+    """Return whether a bound proves that no plan is better."""
+    return bound is not None and best.cost - bound <= CLOSED * abs(best.cost)
 
 
-def _programs(
-    problem: Problem, floor: float, seconds_left: Callable[[], float]
-) -> list[Callable[[float | None], Program | None]]:
-    def counting(cutoff: float | None) -> Program:
-        return counting_program(problem, cutoff=cutoff, floor=floor, with_hops=False)
+class _Proof:
+    """What is known of one problem while it is worked on."""
 
-    def counting_hops(cutoff: float | None) -> Program | None:
-        if len(problem.units) * len(problem.nodes) > seconds_left() * HOPS_PER_SECOND and cutoff is not None:
-            return None
-        return counting_program(problem, cutoff=cutoff, floor=floor, with_hops=True)
+    def __init__(
+        self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]
+    ) -> None:
+        self.problem, self.state, self.bound, self.seconds_left = problem, state, bound, seconds_left
+        state.out_of_time = lambda: seconds_left() <= 0
+        self.last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
+        self.by_solver = False
+        self.impossible = False
 
-    def intervals(cutoff: float | None) -> Program | None:
-        most = min(MOST_COLUMNS, int(seconds_left() * COLUMNS_PER_SECOND))
-        return interval_program(problem, cutoff=cutoff, floor=floor, most_columns=most)
+    @property
+    def closed(self) -> bool:
+        """Whether the best plan is proved to be the best there is."""
+        return self.state.best is not None and proves(self.state.best, self.bound)
 
-    if uniform_hop(problem) is not None:
-        return [counting, intervals]
-    return [counting, counting_hops, intervals]
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to be found out."""
+        return self.closed or self.impossible
 
+    def steps(self) -> list[Callable[[], None]]:
+        """Return what to try, the cheapest first. The first is tried even where counting proved enough: a second proof."""
+        if self.closed and self.problem.objective != "throughput":
+            return [lambda: self.count(with_hops=False)]
+        if self.closed:
+            return [self.keep_pace]
+        if self.problem.objective == "throughput":
+            return [self.keep_pace, self.cut_layers]
+        if uniform_hop(self.problem) is not None:
+            return [lambda: self.count(with_hops=False), self.cut_layers]
+        return [lambda: self.count(with_hops=True), lambda: self.count(with_hops=False), self.cut_layers]
 
-def _closed(best: Cut | None, bound: float | None) -> bool:
-    return best is not None and bound is not None and best.cost - bound <= CLOSED * abs(best.cost)
+    def keep_pace(self) -> None:
+        """Search for the smallest slowest stage."""
+        found = search_pace(self.state, self.bound or 0.0, self.seconds_left)
+        self.last, self.by_solver = found.last, self.by_solver or found.asked
+        self.impossible = found.impossible
+        if self.state.best is not None:
+            self.bound = max(self.bound or 0.0, found.bound)
+        self.state.polish()
 
-
-def _realise(state: Search, program: Program, solution: Solution, bound: float | None) -> None:
-    """Offer the orders that the solution stands for, and what is a small change away from them."""
-    before = state.best
-    state.tries_left = max(state.tries_left, 200)
-    orders = _orders(state.problem, program, solution.values)
-    for order in orders:
-        state.offer(order)
-    if bound is not None and not _closed(state.best, bound):
-        keep_pace(state, bound, orders)
-    if state.best is not before:
-        improve(state)
-        state.polish()
-
-
-def _orders(problem: Problem, program: Program, values: Sequence[float]) -> list[list[Unit]]:
-    """Return the orders of units that a solution stands for, or comes close to."""
-
-    def on(column: int) -> bool:
-        return round(values[column]) == 1
-
-    if isinstance(program, Intervals):
-        chosen = sorted((start, i) for column, (i, start, _) in program.ranges.items() if on(column))
-        return [[problem.units[i] for _, i in chosen]]
-    used = [i for i, column in enumerate(program.used) if on(column)]
-    first = next(i for i in used if on(program.first[i]))
-    end = next(i for i in used if on(program.last[i]))
-    chains: list[list[int] | None] = []
-    if program.leaves:
-        next_node = {i: node for (i, node), column in program.leaves.items() if on(column)}
-        chains.append(_chain(used, first, end, lambda a, b: problem.units[b].node == next_node.get(a)))
-    elif problem.objective == "throughput":
-        chains.append(_chain(used, first, end, _in_time(problem, program, values)))
-    middle = [i for i in used if i not in (first, end)]
-    near = [first]
-    while middle:
-        nearest = min(middle, key=lambda i: _distance(problem, near[-1], i))
-        middle.remove(nearest)
-        near.append(nearest)
-    chains.append(near if end == first else [*near, end])
-    return [[problem.units[i] for i in chain] for chain in chains if chain is not None]
-
-
-def _in_time(problem: Problem, program: Counting, values: Sequence[float]) -> Callable[[int, int], bool]:
-    """Return whether a unit with its number of layers can hand over to another without being the slowest."""
-    slowest = program.scale * sum(cost * values[column] for column, cost in program.model.objective.items())
-    slowest *= 1 + CLOSED
-    spent: list[float] = []
-    for i, unit in enumerate(problem.units):
-        count = round(sum(values[column] for column in program.layers[i]))
-        average = unit.seconds[-1] / problem.layers * count
-        spent.append(average if unit.seconds_by_count is None else unit.seconds_by_count[count])
-
-    def in_time(a: int, b: int) -> bool:
-        hop = problem.hops[problem.units[a].node][problem.units[b].node]
-        return hop is not None and spent[a] + hop <= slowest
-
-    return in_time
-
-
-def _distance(problem: Problem, a: int, b: int) -> tuple[bool, float, int]:
-    seconds = problem.hops[problem.units[a].node][problem.units[b].node]
-    return (seconds is None, seconds or 0.0, b)
-
-
-def _chain(used: Sequence[int], first: int, end: int, may_follow: Callable[[int, int], bool]) -> list[int] | None:
-    """Return all of ``used`` from ``first`` to ``end`` so that each may follow the one before, if one is found soon.
-
-    Depth first; where there is a choice, the one with the fewest ways on comes first. Sets of units are bits.
-    """
-    ways = {a: sum(1 << b for b in used if b != a and may_follow(a, b)) for a in used}
-    free = sum(1 << b for b in used) ^ 1 << first
-    chain = [first]
-
-    def next_ones() -> list[int]:
-        reachable = ways[chain[-1]] & (free if len(chain) == len(used) - 1 else free & ~(1 << end))
-        return sorted((b for b in used if reachable >> b & 1), key=lambda b: (-(ways[b] & free).bit_count(), -b))
-
-    open_ways = [next_ones()]
-    for _ in range(STEPS_BACK):
-        if len(chain) == len(used):
-            return chain
-        if open_ways[-1]:
-            chain.append(open_ways[-1].pop())
-            free ^= 1 << chain[-1]
-            open_ways.append(next_ones())
-        else:
-            open_ways.pop()
-            free |= 1 << chain.pop()
-            if not open_ways:
+    def count(self, *, with_hops: bool) -> None:
+        """Solve the counting program, adding rows of connection until none is broken."""
+        best = self.state.best
+        smaller = without_the_useless(self.problem, None if best is None else best.cost)
+        if with_hops and not self._affordable(smaller):
+            return
+        if not with_hops and self.by_solver:
+            return  # the program with all hops was solved, and says more
+        program = Counting(smaller, None if best is None else best.cost, with_hops=with_hops)
+        session = Session(program.model)
+        for _ in range(MOST_ROUNDS):
+            self._learn(session.solve(self.seconds_left()), program.scale)
+            if self.impossible or not self.last.values:
                 break
-    return None
+            if program.walk is None:
+                self._take([_nearest(program, self.last.values)])
+                break
+            if not program.walk.sharpen(self.last.values):
+                self._take([order_of(program.walk, self.last.values)])
+                break
+            if self.closed or self.seconds_left() <= 0:
+                break
+
+    def cut_layers(self) -> None:
+        """Solve the interval program, which is exact."""
+        best = self.state.best
+        most = min(MOST_COLUMNS, int(self.seconds_left() * COLUMNS_PER_SECOND))
+        floor = (self.bound or 0.0) if self.problem.objective == "throughput" else 0.0
+        cutoff = None if best is None else best.cost
+        program = interval_program(self.problem, cutoff=cutoff, floor=floor, most_columns=most)
+        if program is None:
+            return
+        self._learn(solver_pulp.solve(program.model, self.seconds_left()), program.scale)
+        if self.last.values:
+            self._take([_chosen(self.problem, program, self.last.values)])
+
+    def exhaust(self) -> None:
+        """Try every order, where there are few: what was tried so needs no further proof."""
+        if all_orders(self.problem, self.state, self.seconds_left):
+            if self.state.best is None:
+                self.impossible = True
+            else:
+                self.bound = self.state.best.cost
+
+    def _affordable(self, problem: Problem | None = None) -> bool:
+        nodes = len({unit.node for unit in (problem or self.problem).units})
+        return self.state.best is None or nodes * nodes <= self.seconds_left() * STEPS_PER_SECOND
+
+    def _learn(self, solution: Solution, scale: float) -> None:
+        best = self.state.best
+        self.last = solution
+        if solution.status == "infeasible":
+            # With a plan in hand only better ones were allowed, or those of one stage, which were all tried.
+            if best is None:
+                self.impossible = True
+            else:
+                self.bound = best.cost
+        elif solution.bound is not None:
+            bound = solution.bound * scale
+            self.bound = bound if self.bound is None else max(self.bound, bound)
+        self.by_solver = self.by_solver or solution.status == "infeasible" or bool(solution.values)
+
+    def _take(self, orders: Sequence[Sequence[Unit] | None]) -> None:
+        """Keep the orders that a solution stands for if they are better, and what is a small change away from them."""
+        if any([self.state.take(order) for order in orders if order is not None]) and not self.closed:
+            self.state.tries_left = max(self.state.tries_left, 200)
+            improve(self.state)
+            self.state.polish()
+
+    def outcome(self) -> Outcome:
+        """Return what is known now."""
+        best, last = self.state.best, self.last
+        if self.impossible and best is None:
+            return Outcome(None, None, "infeasible", last.solver, by_solver=self.by_solver)
+        if self.closed:
+            # Counting alone may have closed the gap; what became of the solver is told all the same.
+            how: Status = "optimal" if self.by_solver or last.detail == "not tried" else last.status
+            return Outcome(best, self.bound, how, last.solver, by_solver=self.by_solver, detail=last.detail)
+        status: Status = last.status
+        if best is not None and (self.by_solver or status in ("optimal", "infeasible")):
+            status = "feasible"  # a relaxation was solved, or not to the end; the plan is not proved
+        elif best is None and status in ("optimal", "feasible"):
+            status = "deadline"  # a relaxation has a solution, which says nothing about plans
+        elif last.detail == "not tried":
+            status = "deadline"
+        return Outcome(best, self.bound, status, last.solver, by_solver=self.by_solver, detail=last.detail)
+
+
+def _chosen(problem: Problem, program: Intervals, values: Sequence[float]) -> list[Unit]:
+    chosen = sorted((start, i) for column, (i, start, _) in program.ranges.items() if round(values[column]) == 1)
+    return [problem.units[i] for _, i in chosen]
+
+
+def _nearest(program: Counting, values: Sequence[float]) -> list[Unit]:
+    """Return the counted units in an order that goes to the nearest next, from the first to the last of them."""
+    chosen: list[Unit] = []
+    ends: list[Unit | None] = [None, None]
+    for k, kind in enumerate(program.kinds.units):
+        node = program.kinds.nodes[kind.place]
+        members = [unit for host in node.nodes for unit in node.units[host][node.kinds.index(k)]]
+        taken = {device for unit in chosen for device in unit.devices}
+        free: list[Unit] = []
+        for unit in members:
+            if taken.isdisjoint(unit.devices):
+                free.append(unit)
+                taken.update(unit.devices)
+        picked = free[: round(values[program.used[k]])]
+        for end, flag in enumerate((program.first[k], program.last[k])):
+            if round(values[flag]) == 1 and picked:
+                ends[end] = picked[-end]
+        chosen += picked
+    first, end = ends
+    order = [first] if first is not None else chosen[:1]
+    middle = [unit for unit in chosen if unit is not first and unit is not end]
+    while middle:
+        here = order[-1]
+        nearest = min(middle, key=lambda unit: _distance(program.problem, here, unit))
+        middle.remove(nearest)
+        order.append(nearest)
+    return order if end is None or end is first else [*order, end]
+
+
+def _distance(problem: Problem, a: Unit, b: Unit) -> tuple[bool, float, int, tuple[str, ...]]:
+    seconds = problem.hops[a.node][b.node]
+    return (seconds is None, seconds or 0.0, b.node, b.devices)

@@ -15,14 +15,12 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
-from shardbus_placer.bound import counted_bound
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
-from shardbus_placer.greedy import Search, improve, starts
+from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import Links, links_of
-from shardbus_placer.optimise import Outcome, optimise
-from shardbus_placer.pace import keep_pace
+from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem, device_scores, formulate
 from shardbus_placer.score import Score
@@ -30,15 +28,10 @@ from shardbus_placer.settle import Held, settle
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
-EASY_TRIES = 3000
-GREEDY_TRIES = 600
-"""Orders of stages that the greedy search may cut, where its plan is the answer and where it only begins the
-solver's work; counted, so that a plan does not depend on the machine."""
-EASY_SHARE = 0.7
 GREEDY_SHARE = 0.3
-"""Share of the deadline that either may take when the machine is slow."""
-FINISH_SECONDS = 0.008
-FINISH_SECONDS_PER_DEVICE = 0.0002
+"""Share of the deadline that the search for a plan in hand may take when the machine is slow."""
+FINISH_SECONDS = 0.006
+FINISH_SECONDS_PER_DEVICE = 0.0001
 """Kept back from the deadline for verifying and explaining the plan."""
 
 
@@ -96,24 +89,17 @@ def plan(
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
 
     easy, reason = _easy(situation)
-    share = EASY_SHARE if easy else GREEDY_SHARE
-    state = Search(problem, EASY_TRIES if easy else GREEDY_TRIES, lambda: elapsed() > share * request.deadline_ms / 1e3)
-    for order in starts(problem):
-        state.offer(order)
-    improve(state)
-    state.polish()
-    if easy and state.best is not None:
-        bound = counted_bound(problem, state.best.cost)
-        if bound is not None:
-            keep_pace(state, bound)
-            state.polish()
-        answer = _placed(situation, state.best, bound, "greedy", reason, ("greedy", "feasible"))
+    late = GREEDY_SHARE * request.deadline_ms / 1e3
+    state, bound = plan_in_hand(problem, lambda: elapsed() > late)
+    greedy = state.best
+    if easy and greedy is not None and proves(greedy, bound):
+        answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
-        reason = f"{reason}; but no greedy plan holds, so the integer program was asked"
-    greedy = state.best
-    outcome = optimise(problem, state, lambda: situation.seconds_left)
+        but = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
+        reason = f"{reason}; but {but}, so the integer program was asked"
+    outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
     return _answer(situation, outcome, greedy, reason)
 
 

@@ -121,15 +121,18 @@ class Problem:
             best = max(best, end - start)
         return best
 
-    def least_hop(self, index: int) -> float | None:
-        """Return the quickest hop from a unit to any other it may be used with, ``None`` where there is none."""
-        unit = self.units[index]
-        ways = [
-            seconds
-            for other in self.units
-            if (seconds := self.hops[unit.node][other.node]) is not None and set(other.devices).isdisjoint(unit.devices)
-        ]
-        return min(ways, default=None)
+    @cached_property
+    def least_hops(self) -> tuple[float | None, ...]:
+        """The quickest hop from each node to any unit that a unit of it may be used with, ``None`` where there is none."""
+        stages: list[set[tuple[DeviceKey, ...]]] = [set() for _ in self.nodes]
+        for unit in self.units:
+            stages[unit.node].add(unit.devices)
+        found: list[float | None] = []
+        for a, row in enumerate(self.hops):
+            apart = len({device for devices in stages[a] for device in devices}) > 1
+            ways = [seconds for b, seconds in enumerate(row) if seconds is not None and stages[b] and (b != a or apart)]
+            found.append(min(ways, default=None))
+        return tuple(found)
 
     def hop_after(self, order: Sequence[Unit]) -> list[float]:
         """Return each stage's outgoing hop in seconds, 0 after the last; the links must exist."""

@@ -1,8 +1,12 @@
-"""Figures as a person reads them. Values on the bus stay in bytes and seconds; their names say so."""
+"""Figures as a person reads and writes them. Values on the bus stay in bytes and seconds; their names say so."""
 
 import math
+import re
+from collections.abc import Mapping
+from typing import Final
 
 _STEP = 1024
+_WHOLE_FROM = 99.95
 _TENTHS_FROM = ("MiB", "GiB", "TiB")
 
 
@@ -40,3 +44,56 @@ def rate_text(per_second: float | None) -> str:
         if per_second >= factor:
             return f"{per_second / factor:.3g} {unit}"
     return f"{per_second / 1e3:.3g} kB/s"
+
+
+def tokens_text(per_second: float | None) -> str:
+    """Return a token rate with tenths, or whole where tenths say nothing: ``5.8``, ``1085``. Unknown is ``?``."""
+    if per_second is None:
+        return "?"
+    if 0 < per_second < 1:
+        return f"{per_second:.2g}"
+    return f"{per_second:.1f}" if per_second < _WHOLE_FROM else f"{per_second:.0f}"
+
+
+_PREFIXES: Final = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_RATES: Final[Mapping[str, float]] = {
+    **{f"{prefix}B/s": factor for prefix, factor in _PREFIXES.items()},
+    **{
+        f"{prefix}{bits}": factor / 8
+        for prefix, factor in _PREFIXES.items()
+        if not prefix.endswith("i")
+        for bits in ("b/s", "bit/s", "bps")
+    },
+}
+"""What a unit of bandwidth is in bytes per second. ``B`` is bytes and ``b`` is bits, so case matters."""
+_DURATIONS: Final[Mapping[str, float]] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_FIGURE: Final = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\S*)\s*")
+
+
+def rate_of(text: str) -> float:
+    """Return bytes per second of a bandwidth such as ``1.25GB/s`` or ``10Gb/s``; raise ValueError."""
+    rate = _figure(text, _RATES, "a bandwidth such as 1.25GB/s (bytes) or 10Gb/s (bits)")
+    if rate <= 0:
+        raise ValueError(f"{text!r}: a bandwidth is more than 0; a link that carries nothing is no link")
+    return rate
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a duration such as ``0.3ms`` or ``50us``; raise ValueError."""
+    return 0.0 if text.strip() == "0" else _figure(text, _DURATIONS, "a duration such as 0.3ms, 50us or 0")
+
+
+def _figure(text: str, units: Mapping[str, float], wanted: str) -> float:
+    found = _FIGURE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r}: write {wanted}")
+    number, unit = found.groups()
+    if unit not in units:
+        near = [known for known in units if known.lower() == unit.lower()]
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        missing = f"the unit {unit!r} is not known" if unit else "the unit is missing"
+        raise ValueError(f"{text!r}: {missing}{hint}; write {wanted}")
+    value = float(number) * units[unit]
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r}: too large")
+    return value

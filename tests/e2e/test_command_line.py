@@ -15,7 +15,22 @@ FLEET = Path(__file__).parents[2] / "examples" / "attic.json"
 MODEL = "llama-3.1-8b"
 COMMANDS = (
     (),
-    *((name,) for name in ("demo", "up", "agent", "projector", "placer", "place", "delete", "plan", "devices")),
+    *(
+        (name,)
+        for name in (
+            "demo",
+            "up",
+            "agent",
+            "projector",
+            "placer",
+            "place",
+            "delete",
+            "plan",
+            "fit",
+            "whatif",
+            "devices",
+        )
+    ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "version", "model")),
     ("model", "add"),
     ("model", "show"),
@@ -69,6 +84,45 @@ def test_a_plan_that_cannot_be_exits_with_3_and_says_what_is_missing() -> None:
     assert done.stderr == ""
 
 
+def test_what_fits_is_told_with_its_speed_and_what_does_not_with_what_is_missing() -> None:
+    told = document(shardbus_here("fit", "--fleet", FLEET, "--json"))["models"]
+    fits = {one["model_id"]: one for one in told}
+    assert fits[MODEL]["fits"]
+    assert fits[MODEL]["tokens_per_second"] > 0
+    assert fits["deepseek-r1"]["missing_bytes"] > 400e9
+    assert fits["command-r-plus-q8_0"]["instead_of"] == "command-r-plus"
+    assert [one["fits"] for one in told] == sorted((one["fits"] for one in told), reverse=True)
+    done = shardbus("fit", "llama-3", "--fleet", FLEET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "what does not fit" in done.stdout
+    assert f"{MODEL} " in done.stdout
+
+
+def test_nothing_that_fits_exits_with_3() -> None:
+    assert document(shardbus_here("fit", "deepseek-r1-bf16", "--fleet", FLEET, "--json"), code=3)["models"]
+
+
+def test_another_card_is_compared_with_what_is_there() -> None:
+    card = ("--add", "attic=NVIDIA GeForce RTX 4090")
+    patient = ("--deadline-ms", "20000")
+    told = document(shardbus_here("whatif", "llama-3.3-70b-4bit", "--fleet", FLEET, *card, *patient, "--json"))
+    assert told["changes"][0]["device"]["device_id"] == "new-1"
+    assert told["tokens_per_second_change"] > 0
+    plain = document(shardbus_here("plan", "llama-3.3-70b-4bit", "--fleet", FLEET, *patient, "--json"))
+    assert told["before"]["stages"] == plain["stages"]
+    assert {stage["devices"][-1] for stage in told["after"]["stages"]} == {"attic/new-1"}
+    done = shardbus("whatif", "llama-3.3-70b-4bit", "--fleet", FLEET, *card)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "llama-3.3-70b-4bit, before and after" in done.stdout
+    assert "layers move from" in done.stdout
+
+
+def test_a_change_that_leaves_no_plan_exits_with_3_and_says_what_is_missing() -> None:
+    done = shardbus_here("whatif", "llama-3.3-70b", "--fleet", FLEET, "--remove", "desk")
+    assert done.returncode == 3
+    assert "it does not fit any more: insufficient memory" in done.stdout
+
+
 def test_a_plan_covers_all_layers_and_reads_its_fleet_from_a_pipe_too() -> None:
     from_file = document(shardbus_here("plan", "--fleet", FLEET, MODEL, "--json", "--deadline-ms", "20000"))
     from_pipe = document(
@@ -89,7 +143,7 @@ def test_a_pipe_of_rubbish_is_a_persons_mistake() -> None:
 def test_a_pipe_gets_no_escapes() -> None:
     done = shardbus("plan", "--fleet", FLEET, MODEL, TERM="xterm-256color")
     assert done.returncode == 0
-    assert "is placed" in done.stdout
+    assert "would be placed" in done.stdout
     assert ESCAPE not in done.stdout + done.stderr
 
 
@@ -104,7 +158,7 @@ def test_a_terminal_gets_escapes_unless_no_color_is_set(no_color: str | None) ->
         said = _all_of(controller)
     os.close(controller)
     assert process.returncode == 0
-    assert "is placed" in said
+    assert "would be placed" in said
     assert (ESCAPE in said) == (no_color is None)
 
 

@@ -82,21 +82,15 @@ def events(
 def state(*, nats_url: NatsUrl = None, json: Json = False) -> None:
     """Print the fleet as the streams say it is now.
 
-    With --json in the shape of a fleet file: `shardbus state --json > now.json` and `shardbus plan --fleet
-    now.json MODEL` plan on the live fleet, offline.
+    With --json in the shape of a fleet file: `shardbus state --json > now.json` keeps it for `shardbus plan
+    --fleet now.json MODEL`.
     """
     from shardbus_eventstore.fleet_view import fleet_of
-    from shardbus_eventstore.live import read_state
 
     from shardbus_console.commands.fleet import print_devices
+    from shardbus_console.known import read_live_state
 
-    settings = settings_for(CommonSettings, nats_url=nats_url)
-
-    async def read() -> Any:
-        async with open_bus(settings) as bus:
-            return await read_state(bus)
-
-    current = asyncio.run(read())
+    current = read_live_state(settings_for(CommonSettings, nats_url=nats_url))
     fleet = fleet_of(current, datetime.now(UTC))
     if json:
         print_json(fleet.model_dump(mode="json", by_alias=True, exclude_defaults=True))

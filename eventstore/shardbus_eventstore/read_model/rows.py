@@ -87,6 +87,7 @@ def device_row(record: DeviceRecord) -> Row:
         "unified_memory": facts.unified_memory,
         "memory_bandwidth_bytes_per_second": facts.memory_bandwidth_bytes_per_second,
         "peak_flops": facts.peak_flops,
+        "dtypes": None if facts.dtypes is None else list(facts.dtypes),
         "driver": facts.driver,
         "measured": [_document(measured) for measured in facts.measured],
         "sources": facts.sources,

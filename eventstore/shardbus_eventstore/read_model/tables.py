@@ -73,6 +73,7 @@ class DeviceRow(Base):
     unified_memory: Mapped[bool | None]
     memory_bandwidth_bytes_per_second: Mapped[float | None]
     peak_flops: Mapped[Document]
+    dtypes: Mapped[Documents | None]
     driver: Mapped[str | None]
     measured: Mapped[Documents]
     sources: Mapped[Document]

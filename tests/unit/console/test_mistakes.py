@@ -65,7 +65,6 @@ def test_a_bad_fleet_file_is_said_before_anything_starts(command: str, tmp_path:
     ("arguments", "said"),
     [
         (("palce", MODEL), ("No such command",)),
-        (("plan", MODEL), ("--fleet",)),
         (("plan", "--fleet", FLEET), ("name a model",)),
         (("plan", "--fleet", "/nonexistent/fleet.yaml", MODEL), ("/nonexistent/fleet.yaml: no such file",)),
         (("plan", "--fleet", "/", MODEL), ("a directory",)),
@@ -77,6 +76,14 @@ def test_a_bad_fleet_file_is_said_before_anything_starts(command: str, tmp_path:
         (("plan", "--fleet", FLEET, MODEL, "--context-tokens", "-1"), ("context_tokens", "not -1")),
         (("plan", "--fleet", FLEET, MODEL, "--min-nodes", "3", "--max-nodes", "2"), ("max_nodes 2 is less",)),
         (("plan", "--fleet", FLEET, MODEL, "--objective", "beauty"), ("--objective", "'beauty'")),
+        (("whatif", "--fleet", FLEET, "--remove", "attic"), ("name a model",)),
+        (("whatif", MODEL, "--fleet", FLEET), ("say what would change", "--add", "--unlink")),
+        (("whatif", MODEL, "--fleet", FLEET, "--remove", "attik"), ("'attik'", "did you mean 'attic'?")),
+        (("whatif", MODEL, "--fleet", FLEET, "--throttle", "desk/cpu"), ("'desk/cpu'", "did you mean 'desk/gpu'?")),
+        (("whatif", MODEL, "--fleet", FLEET, "--unlink", "attic<>dsk"), ("'dsk'", "did you mean 'desk'?")),
+        (("fit", "lamma", "--fleet", FLEET), ("named like 'lamma'", "shardbus models")),
+        (("fit", "--family", "lama", "--fleet", FLEET), ("of the family 'lama'", "did you mean 'llama'?")),
+        (("fit", "--fleet", FLEET, "--context-tokens", "-1"), ("context_tokens", "not -1")),
         (("place",), ("name a model",)),
         (("model", "show", "llama-3.1-8bb"), ("did you mean 'llama-3.1-8b'",)),
         (("model", "add", "/nonexistent/model", "--dry-run"), ("/nonexistent/model: no such file",)),
@@ -125,6 +132,9 @@ def test_a_bad_settings_file_is_said_with_its_place(
     ("arguments", "server"),
     [
         (("place", MODEL), "NATS"),
+        (("plan", MODEL), "NATS"),
+        (("fit",), "NATS"),
+        (("whatif", MODEL, "--remove", "attic"), "NATS"),
         (("events",), "NATS"),
         (("placer",), "NATS"),
         (("devices",), "Postgres"),
@@ -134,6 +144,10 @@ def test_a_bad_settings_file_is_said_with_its_place(
 def test_a_server_that_is_not_there_is_said_with_what_to_do(arguments: tuple[str, ...], server: str) -> None:
     remedy = "SHARDBUS_NATS_URL" if server == "NATS" else "SHARDBUS_POSTGRES_URL"
     assert_a_persons_mistake(shardbus_here(*arguments), f"{server} at", "127.0.0.1:1", remedy, code=5)
+
+
+def test_whoever_cannot_reach_the_live_fleet_is_told_of_the_file() -> None:
+    assert_a_persons_mistake(shardbus_here("plan", MODEL), "plan on a file with --fleet FILE", code=5)
 
 
 def test_an_access_token_is_refused_rather_than_ignored() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from pydantic import BaseModel
-from shardbus_console.output import print_json, print_table
+from shardbus_console.output import print_json, print_table, with_progress
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 
@@ -79,3 +79,29 @@ def test_a_table_shows_brackets_as_they_are_and_unknown_as_nothing(capsys: pytes
 def test_a_table_without_rows_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("title", [])
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_quick_says_nothing_of_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(with_progress(iter("abc"), "letters", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_takes_long_says_so_once_where_no_terminal_reads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter(range(100))
+    monkeypatch.setattr("shardbus_console.output.time.monotonic", lambda: float(next(moments)))
+    assert len(list(with_progress(range(9), "models", 9))) == 9
+    assert capsys.readouterr().err == "9 models, one moment\n"
+
+
+def test_a_terminal_sees_how_far_it_is_and_gets_its_line_back(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter(range(100))
+    monkeypatch.setattr("shardbus_console.output.time.monotonic", lambda: float(next(moments)))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert len(list(with_progress(range(4), "models", 4))) == 4
+    said = capsys.readouterr().err
+    assert said.endswith("\r4 of about 4 models\r\x1b[K")
+    assert "\n" not in said

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 from shardbus_console.exits import CommandError, Exit
-from shardbus_console.request_options import place_command, request_options
+from shardbus_console.request_options import ONLY_COMMANDS, place_command, request_options
 from shardbus_schemas.placement import PlacementRequest
 from typer.testing import CliRunner
 
@@ -49,6 +49,23 @@ def asked_by(*arguments: str) -> dict[str, Any]:
         raise done.exception
     assert done.exit_code == 0, done.output
     return seen[0]
+
+
+def test_a_command_may_leave_fields_out_and_have_defaults_of_its_own() -> None:
+    seen: list[dict[str, Any]] = []
+    app = typer.Typer(rich_markup_mode=None)
+
+    def command(*, asked: dict[str, object]) -> None:
+        seen.append(asked)
+
+    app.command()(request_options(command, leave_out=ONLY_COMMANDS, defaults={"deadline_ms": 50.0}))
+    told = CliRunner().invoke(app, ["--help"]).output
+    assert "--command-id" not in told
+    assert "[default: 50.0]" in told
+    assert CliRunner().invoke(app, []).exit_code == 0
+    assert CliRunner().invoke(app, ["--deadline-ms", "7"]).exit_code == 0
+    assert CliRunner().invoke(app, ["--dry-run"]).exit_code == 2
+    assert [one["deadline_ms"] for one in seen] == [50.0, 7.0]
 
 
 def test_every_field_has_an_example_here() -> None:

@@ -1,0 +1,27 @@
+"""A good plan before any solver is asked: rules of thumb, small changes, and trails along quick links."""
+
+from collections.abc import Callable
+
+from shardbus_placer.bound import counted_bound
+from shardbus_placer.greedy import Search, improve, starts
+from shardbus_placer.problem import Problem
+from shardbus_placer.trails import follow_trails
+
+CUT_STAGES = 4800
+"""How much small changes may cost, in orders times units, so that a plan does not depend on the machine."""
+LEAST_TRIES = 40
+
+
+def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Search, float | None]:
+    """Return a search with the best plan found, and a cost that no plan is below, if counting knows one."""
+    state = Search(problem, 1 << 30, out_of_time)
+    for order in starts(problem):
+        state.offer(order)
+    bound = None if state.best is None else counted_bound(problem, state.best.cost)
+    if bound is not None:
+        follow_trails(state, bound, out_of_time)
+    state.tries_left = max(LEAST_TRIES, CUT_STAGES // max(1, len(problem.units)))
+    if state.best is not None and (bound is None or state.best.cost > bound * (1 + 1e-9)):
+        improve(state)
+    state.polish()
+    return state, bound

@@ -1,0 +1,107 @@
+"""The smallest slowest stage, found by asking the pace program about one time after the other."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shardbus_placer.greedy import Search
+from shardbus_placer.itinerary import order_of
+from shardbus_placer.kinds import kinds_of
+from shardbus_placer.pace_program import PaceProgram
+from shardbus_placer.solver_pulp import Session, Solution, solver_name
+
+CLOSE = 1e-9
+"""Relative difference of times that are taken as one."""
+NEAR = 0.01
+"""Relative width below which the time just below the best plan's is asked about."""
+NARROW = 1e-4
+"""Relative width at which times that were neither proved nor reached are not looked into further."""
+STEPS_PER_SECOND = 40_000
+"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
+WHOLE = 1e-6
+MOST_ROUNDS = 40
+"""How often the rows of connection are added to for one time."""
+
+
+@dataclass(frozen=True)
+class Paced:
+    """What became of the search; better plans found on the way are in its state."""
+
+    bound: float
+    """Seconds that no plan's slowest stage is below."""
+    asked: bool
+    """Whether the solver had a part in it."""
+    impossible: bool
+    """Whether there is no plan at all, however slow."""
+    last: Solution
+
+
+def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) -> Paced:
+    """Return how far the slowest stage could be pushed down, and what no plan is below.
+
+    Asked first is the time that counting cannot exclude, then halves of what is left between it and the best plan.
+    """
+    low, slowest = floor, None if state.best is None else state.best.cost
+    kinds = kinds_of(state.problem, slowest)
+    steps = len(kinds.nodes) ** 2
+    if state.best is not None and steps > seconds_left() * STEPS_PER_SECOND:
+        return Paced(low, asked=False, impossible=False, last=Solution("deadline", solver_name()))
+    search = _PaceSearch(state, PaceProgram(state.problem, kinds), seconds_left)
+    if state.best is None:
+        search.ask(math.inf)
+        if state.best is None:
+            return Paced(low, search.asked, search.impossible, search.last)
+    unknown = math.inf
+    time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
+    while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
+        answer = search.ask(time)
+        if answer is None:
+            break
+        if answer is False:
+            low = max(low, min(search.program.next_time(time), state.best.cost))
+        elif state.best.cost > time * (1 + CLOSE):
+            unknown = min(unknown, time)
+        below = state.best.cost * (1 - CLOSE)
+        high = min(below, unknown)
+        if unknown < math.inf and high - low <= NARROW * high:
+            break
+        # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
+        time = below if unknown == math.inf and high - low <= NEAR * high else (low + high) / 2
+    return Paced(low, search.asked, impossible=False, last=search.last)
+
+
+class _PaceSearch:
+    def __init__(self, state: Search, program: PaceProgram, seconds_left: Callable[[], float]) -> None:
+        self.state, self.program, self.seconds_left = state, program, seconds_left
+        self.session = Session(self.program.model)
+        self.last = Solution("deadline", solver_name())
+        self.asked = self.impossible = False
+
+    def ask(self, seconds: float) -> bool | None:
+        """Return False if no plan is so fast, True if the relaxation has one, which is then tried, ``None`` if unknown."""
+        program, layers = self.program, self.state.problem.layers
+        program.at(seconds)
+        relaxed = True
+        for _ in range(MOST_ROUNDS):
+            self.last = solution = self.session.solve(self.seconds_left(), relaxed=relaxed)
+            short = solution.bound is not None and math.floor(-solution.bound + WHOLE) < layers
+            self.asked = self.asked or short or solution.status in ("optimal", "infeasible")
+            if short or solution.status == "infeasible":
+                self.impossible = seconds == math.inf
+                return False
+            if solution.status != "optimal":
+                return None
+            if program.walk.sharpen(solution.values):
+                continue
+            if relaxed and not _whole(program.model.integer, solution.values):
+                relaxed = False
+                continue
+            order = order_of(program.walk, solution.values, program.loss)
+            if order is not None:
+                self.state.take(order)
+            return True
+        return True
+
+
+def _whole(integer: Sequence[bool], values: Sequence[float]) -> bool:
+    return all(abs(value - round(value)) <= WHOLE for one, value in zip(integer, values, strict=True) if one)

@@ -1,0 +1,47 @@
+"""Leaving out units that no plan as good as the known one can use."""
+
+from dataclasses import replace
+
+from shardbus_placer.problem import Problem
+
+SLACK = 1e-7
+"""Relative slack: a plan exactly as good must not fall out."""
+
+
+def without_the_useless(problem: Problem, known: float | None) -> Problem:
+    """Return the problem with only those units that a plan costing at most ``known`` may use.
+
+    For ``latency`` with equal layers. Were all layers spread over the fastest units that have room, and a stage on
+    this unit besides, the least that must move to it and the least hops already cost too much: then it is left out.
+    """
+    plain = all(unit.seconds_by_count is None for unit in problem.units)
+    if known is None or problem.objective != "latency" or not problem.even or not plain:
+        return problem
+    limit = known * (1 + SLACK)
+    order = sorted(range(len(problem.units)), key=lambda i: problem.units[i].seconds[1])
+    most = [problem.most_layers(unit) for unit in problem.units]
+    left, total, marginal = problem.layers, 0.0, 0.0
+    for i in order:
+        count = min(left, most[i])
+        total += count * problem.units[i].seconds[1]
+        left -= count
+        if count:
+            marginal = problem.units[i].seconds[1]
+        if left == 0:
+            break
+    if left:
+        return problem
+    stages, held = 0, 0
+    for layers in sorted(most, reverse=True):
+        stages, held = stages + 1, held + layers
+        if held >= problem.layers:
+            break
+    hop = min((seconds for seconds in problem.least_hops if seconds is not None), default=0.0)
+    head = min(unit.head_seconds for unit in problem.units)
+    kept = []
+    for i, unit in enumerate(problem.units):
+        more = max(0.0, unit.seconds[1] - marginal)
+        hops = (max(stages, 1 if most[i] >= problem.layers else 2) - 1) * hop
+        if unit.pin is not None or (total + more + head + hops) * (1 - SLACK) <= limit:
+            kept.append(unit)
+    return replace(problem, units=tuple(kept)) if len(kept) < len(problem.units) else problem

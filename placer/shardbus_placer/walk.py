@@ -1,0 +1,201 @@
+"""The way through the fleet as columns and rows: how often a plan goes from one kind of node to another.
+
+Order matters between nodes, not between the devices of one: a plan is a walk over nodes that enters and leaves each
+as often as the other, and of which every used node is part. Counting the steps of such a walk, from each kind of node
+to each other, says all about its hops; the walk itself is read off afterwards (``itinerary.py``). That all is one walk and
+not several rings takes a row for every set of nodes: those that a solution breaks are added when it does.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from shardbus_placer.formulation import LinearModel, Terms
+from shardbus_placer.kinds import Kinds
+from shardbus_placer.problem import Problem
+
+ENOUGH = 1e-6
+"""Less than this much of a step, or of a unit, is none."""
+
+
+class Walk:
+    """The columns of a walk: steps between kinds of nodes and inside them, where it begins, and where it ends."""
+
+    def __init__(
+        self,
+        model: LinearModel,
+        problem: Problem,
+        kinds: Kinds,
+        used: Sequence[int],
+        first: Sequence[Terms] | None = None,
+        last: Sequence[Terms] | None = None,
+    ) -> None:
+        """Add the columns and rows to ``model``.
+
+        ``used`` are the columns that count the used units of each kind. ``first`` and ``last`` are terms that say
+        whether the walk begins or ends in a kind of node, if the model has columns for that already.
+        """
+        self.model, self.kinds, self.used = model, kinds, used
+        places = range(len(kinds.nodes))
+        self.first: list[Terms] = [[(model.binary(), 1.0)] for _ in places] if first is None else list(first)
+        self.last: list[Terms] = [[(model.binary(), 1.0)] for _ in places] if last is None else list(last)
+        self.between: dict[tuple[int, int], int] = {}
+        self.inside: dict[int, int] = {}
+        self._cuts: set[tuple[frozenset[int], int]] = set()
+        for a in places:
+            stages = kinds.nodes[a].count * kinds.nodes[a].stages
+            for b in places:
+                hop = kinds.hop(problem, a, b)
+                if hop is not None and (a != b or kinds.nodes[a].count > 1):
+                    most = min(stages, kinds.nodes[b].count * kinds.nodes[b].stages)
+                    self.between[a, b] = model.column(0, most, integer=True)
+            if kinds.nodes[a].stages > 1 and kinds.nodes[a].inner_hop is not None:
+                self.inside[a] = model.column(0, stages - kinds.nodes[a].count, integer=True)
+        self.here = [self._balance(a) for a in places]
+        model.row([term for terms in self.first for term in terms], 1, 1)
+        model.row([term for terms in self.last for term in terms], 1, 1)
+        for a in places:
+            if a in self.inside:
+                for kind in kinds.nodes[a].kinds:
+                    self._connect(frozenset([a]), kind)
+
+    def _balance(self, a: int) -> int | None:
+        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if there is one."""
+        model, node = self.model, self.kinds.nodes[a]
+        units = [(self.used[kind], -1.0) for kind in node.kinds]
+        inside = [(self.inside[a], 1.0)] if a in self.inside else []
+        leaving = [(column, 1.0) for (x, _), column in self.between.items() if x == a]
+        entering = self._entering([a], own=True)
+        model.row([*leaving, *inside, *self.last[a], *units], 0, 0)
+        model.row([*entering, *inside, *units], 0, 0)
+        if node.count == 1:
+            for sizes, limit in node.shared:
+                model.row([(self.used[kind], float(size)) for kind, size in sizes.items()], upper=limit)
+            return None
+        here = model.column(0, node.count, integer=True)
+        model.row([(here, 1.0), *((column, -value) for column, value in entering)], upper=0)
+        for kind in node.kinds:
+            model.row([(self.used[kind], 1.0), (here, -float(self.kinds.units[kind].on_node))], upper=0)
+        for sizes, limit in node.shared:
+            model.row(
+                [*((self.used[kind], float(size)) for kind, size in sizes.items()), (here, -float(limit))], upper=0
+            )
+        return here
+
+    def _entering(self, places: Iterable[int], *, own: bool = False) -> Terms:
+        """Return the terms of all that enters a set of node kinds from outside, the beginning of the walk included.
+
+        ``own`` counts steps between two nodes of one kind as well.
+        """
+        inside = frozenset(places)
+        terms: Terms = [
+            (column, 1.0)
+            for (x, b), column in self.between.items()
+            if b in inside and (x not in inside or (own and x == b))
+        ]
+        return [*terms, *(term for a in inside for term in self.first[a])]
+
+    def _connect(self, places: frozenset[int], kind: int) -> None:
+        """Add that units of a kind within a set of node kinds are used only if the walk enters the set."""
+        if (places, kind) in self._cuts:
+            return
+        self._cuts.add((places, kind))
+        node = self.kinds.nodes[self.kinds.units[kind].place]
+        most = float(self.kinds.units[kind].on_node * node.count)
+        entering = self._entering(places, own=len(places) == 1 and node.count > 1)
+        if len(places) == 1 and node.count > 1:
+            most /= node.count
+        self.model.row([(self.used[kind], 1.0), *((column, -most * value) for column, value in entering)], upper=0)
+
+    def sharpen(self, values: Sequence[float]) -> bool:
+        """Add the rows of connection that a solution breaks, and return whether there were any."""
+        before = len(self._cuts)
+        for places in self._apart(values):
+            entered = sum(values[column] * value for column, value in self._entering(places))
+            for a in places:
+                node = self.kinds.nodes[a]
+                for kind in node.kinds:
+                    most = self.kinds.units[kind].on_node * node.count
+                    if values[self.used[kind]] > most * entered + ENOUGH:
+                        self._connect(places, kind)
+        return len(self._cuts) > before
+
+    def _apart(self, values: Sequence[float]) -> list[frozenset[int]]:
+        """Return sets of node kinds that the walk reaches less often than their units ask for."""
+        places = [a for a, node in enumerate(self.kinds.nodes) if any(values[self.used[k]] > ENOUGH for k in node.kinds)]
+        steps = {
+            (a, b): values[column]
+            for (a, b), column in self.between.items()
+            if a != b and values[column] > ENOUGH
+        }
+        source = {a: sum(values[column] * value for column, value in self.first[a]) for a in places}
+        found: list[frozenset[int]] = []
+        for start in _components(places, steps):
+            if sum(source.get(a, 0.0) for a in start) <= ENOUGH:
+                found.append(start)
+        if found:
+            return found
+        for a in places:
+            node = self.kinds.nodes[a]
+            wanted = max(values[self.used[k]] / (self.kinds.units[k].on_node * node.count) for k in node.kinds)
+            if any(a in places for places in found):
+                continue
+            reached, side = _least_cut(source, steps, a, wanted)
+            if reached < wanted - ENOUGH:
+                found.append(side)
+        return found
+
+
+def _components(places: Sequence[int], steps: dict[tuple[int, int], float]) -> list[frozenset[int]]:
+    parent = {a: a for a in places}
+
+    def root(a: int) -> int:
+        while parent[a] != a:
+            parent[a] = parent[parent[a]]
+            a = parent[a]
+        return a
+
+    for a, b in steps:
+        if a in parent and b in parent:
+            parent[root(a)] = root(b)
+    groups: dict[int, set[int]] = {}
+    for a in places:
+        groups.setdefault(root(a), set()).add(a)
+    return [frozenset(group) for group in groups.values()]
+
+
+def _least_cut(
+    source: dict[int, float], steps: dict[tuple[int, int], float], sink: int, wanted: float
+) -> tuple[float, frozenset[int]]:
+    """Return how much can flow from where the walk begins to ``sink``, and the sink's side of the least cut.
+
+    Augmenting paths, breadth first; no more than ``wanted`` is sent.
+    """
+    begin = -1
+    left: dict[int, dict[int, float]] = {begin: {a: amount for a, amount in source.items() if amount > ENOUGH}}
+    for (a, b), amount in steps.items():
+        left.setdefault(a, {})[b] = amount
+    sent = 0.0
+    while True:
+        came: dict[int, int] = {begin: begin}
+        queue = [begin]
+        for a in queue:
+            for b, amount in left.get(a, {}).items():
+                if amount > ENOUGH and b not in came:
+                    came[b] = a
+                    queue.append(b)
+            if sink in came:
+                break
+        if sink not in came:
+            others = {a for pair in steps for a in pair} | source.keys()
+            return sent, frozenset(others - came.keys()) | {sink}
+        path = [sink]
+        while path[-1] != begin:
+            path.append(came[path[-1]])
+        pairs = [(path[i + 1], path[i]) for i in range(len(path) - 1)]
+        amount = min(left[a][b] for a, b in pairs)
+        for a, b in pairs:
+            left[a][b] -= amount
+            left.setdefault(b, {})
+            left[b][a] = left[b].get(a, 0.0) + amount
+        sent += amount
+        if sent >= wanted - ENOUGH:
+            return sent, frozenset()
