@@ -1,6 +1,7 @@
 """Bounds by counting, for whatever plan: no solver is asked, and they are there at once."""
 
 import math
+from collections.abc import Sequence
 
 from shardbus_placer.problem import Problem, Unit
 
@@ -45,27 +46,49 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
     """
     if not problem.even:
         return 0.0
-    hops = [problem.least_hops[unit.node] for unit in problem.units]
+    counts = [_Counter(problem, unit) for unit in problem.units]
+    stages = min(problem.max_stages, problem.max_devices)
     low, high = 0.0, known
     while high - low > NARROW * high:
         middle = (low + high) / 2
-        if _layers_within(problem, hops, middle) < problem.layers:
+        if _layers_within(counts, stages, middle) < problem.layers:
             low = middle
         else:
             high = middle
     return low
 
 
-def _layers_within(problem: Problem, hops: list[float | None], seconds: float) -> int:
+class _Counter:
+    """How many layers a unit takes within a time, as the last stage and as another."""
+
+    def __init__(self, problem: Problem, unit: Unit) -> None:
+        self.problem, self.unit = problem, unit
+        self.hop = problem.least_hops[unit.node]
+        self.plain = unit.pin is None and unit.seconds_by_count is None
+        self.each = unit.seconds[-1] / problem.layers
+        self.most = problem.most_layers(unit)
+
+    def within(self, seconds: float) -> int:
+        if not self.plain:
+            return _most(self.problem, self.unit, seconds)
+        if seconds < 0:
+            return 0
+        if seconds >= self.each * self.most:
+            return self.most
+        return min(self.most, int(seconds / self.each * (1 + ROUNDING)))
+
+
+def _layers_within(counters: Sequence[_Counter], stages: int, seconds: float) -> int:
     counts: list[int] = []
     gain = 0
-    for unit, hop in zip(problem.units, hops, strict=True):
-        as_last = _most(problem, unit, seconds)
-        count = 0 if hop is None else _most(problem, unit, seconds - hop)
+    for counter in counters:
+        as_last = counter.within(seconds)
+        count = 0 if counter.hop is None or as_last == 0 else counter.within(seconds - counter.hop)
         counts.append(count)
         gain = max(gain, as_last - count)
-    stages = min(problem.max_stages, problem.max_devices)
-    return sum(sorted(counts, reverse=True)[:stages]) + gain
+    if stages < len(counts):
+        counts = sorted(counts, reverse=True)[:stages]
+    return sum(counts) + gain
 
 
 def _most(problem: Problem, unit: Unit, seconds: float) -> int:

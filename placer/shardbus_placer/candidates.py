@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from shardbus_schemas.dtypes import computes_in
@@ -159,6 +160,14 @@ def owners_of_shared_memory(fleet: Fleet, policy: Policy) -> dict[NodeId, Device
 def max_layers(memory: capacity.LayerMemory, room: int) -> int:
     """Return the length of the longest range of layers that fits in ``room`` bytes, its ends included."""
     prefix, layers = memory.prefix, memory.layers
+    if prefix[-1] + memory.both_ends <= room:
+        return layers
+    size = prefix[1]
+    if prefix[-1] == size * layers and size and all(b - a == size for a, b in pairwise(prefix)):
+        # Alike layers: in the middle as many as fit, but not the last one or two, which bring the head or both ends.
+        inside = min(layers - 2, room // size) if room >= 0 else 0
+        at_end = min(layers - 1, max(0, room - min(memory.embedding, memory.head)) // size)
+        return max(inside, at_end if room >= min(memory.embedding, memory.head) else 0, 0)
     best, start = 0, 0
     for end in range(1, layers + 1):
         while start < end and prefix[end] - prefix[start] + memory.extra(first=start == 0, last=end == layers) > room:

@@ -17,6 +17,8 @@ ROUNDING = 1e-12
 """Relative slack where a float is compared with a limit that was computed in another order."""
 FINE = 1e-10
 """Relative width at which the search for the smallest slowest stage stops."""
+NEAR = 0.02
+"""The relative width at which it is worth asking about what is just below the best."""
 COARSE = 1e-4
 """The same while many orders are compared."""
 
@@ -67,14 +69,18 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
     found = _cut(problem, order, _reach(problem, order, hops, below * (1 - FINE)))
     if found is None or found.cost >= below:
         return None
-    lowest = 0.0
-    while found.cost - lowest > (FINE if fine else COARSE) * found.cost:
-        limit = (lowest + found.cost) / 2
+    lowest, width = 0.0, FINE if fine else COARSE
+    while found.cost - lowest > width * found.cost:
+        # A cut's cost is one of few times: once near, nothing just below the best is the end of it.
+        near = found.cost - lowest <= NEAR * found.cost
+        limit = found.cost * (1 - FINE) if near else (lowest + found.cost) / 2
         nearer = _cut(problem, order, _reach(problem, order, hops, limit))
-        if nearer is None or nearer.cost >= found.cost:
-            lowest = limit
-        else:
+        if nearer is not None and nearer.cost < found.cost:
             found = nearer
+        elif near:
+            break
+        else:
+            lowest = limit
     if not fine:
         return found
     limits = [found.cost * (1 + ROUNDING) - hop for hop in hops]

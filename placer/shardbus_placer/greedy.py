@@ -14,6 +14,9 @@ from shardbus_placer.problem import Problem, Unit
 AT_LEAST = 40
 """Orders that are tried however late it is: some answer is better than none."""
 EVERY_LENGTH_UP_TO = 8
+"""Of longer chains not every length is tried."""
+FEW = 32
+"""For more units than this only the rankings by speed are tried."""
 SAME = 1e-9
 """Relative difference below which two objectives are equal."""
 
@@ -91,7 +94,7 @@ def starts(problem: Problem) -> Iterator[Sequence[Unit]]:
         lambda unit: (speed(unit) / unit.room_bytes if unit.room_bytes else math.inf,),
         lambda unit: (-unit.score,),
     ]
-    for ranking in rankings:
+    for ranking in rankings if len(units) <= FEW else rankings[:1] + rankings[2:3]:
         chain = _chain(problem, sorted(units, key=ranking))
         for length in _lengths(2, len(chain)):
             yield chain[:length]

@@ -136,19 +136,11 @@ class _Takes:
 
     def _longest(self, room: int, left: float) -> int:
         """Return the length of the longest range of unequal layers, wherever it lies."""
-        unit, prefix = self.unit, self.problem.memory.prefix
-        by_count = unit.seconds_by_count
-        best, left = 0, left * (1 + ROUNDING)
-        for start in range(self.problem.layers):
-            if start + best >= self.problem.layers:
-                break
-            end = bisect_right(prefix, prefix[start] + room) - 1
-            if by_count is None:
-                end = min(end, bisect_right(unit.seconds, unit.seconds[start] + left) - 1)
-                best = max(best, end - start)
-            else:
-                best = max([best, *(n for n in range(best + 1, end - start + 1) if by_count[n] <= left)])
-        return best
+        by_count = self.unit.seconds_by_count
+        quickest = self.problem.quickest_ranges(self.unit, room)
+        if by_count is not None:
+            return max((n for n in range(len(quickest)) if by_count[n] <= left * (1 + ROUNDING)), default=0)
+        return bisect_right(quickest, left * (1 + ROUNDING)) - 1
 
     def next_time(self, seconds: float, hops: set[float]) -> float:
         """Return the least exact time above ``seconds``; of unequal layers nothing is said but ``seconds`` itself."""

@@ -51,15 +51,34 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         search.ask(math.inf)
         if state.best is None:
             return Paced(low, search.asked, search.impossible, search.last)
-    unknown = math.inf
+    missed = 0.0
     time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
     while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
+        just_below = time >= state.best.cost * (1 - 2 * CLOSE)
         answer = search.ask(time)
         if answer is None:
             break
         if answer is False:
-            low = max(low, min(search.program.next_time(time), state.best.cost))
-        elif state.best.cost > time * (1 + CLOSE):
+            low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
+        elif state.best.cost > time:
+            missed = max(missed, time)
+        below = state.best.cost * (1 - CLOSE)
+        open_below = max(low, missed)
+        if missed > low and below - missed <= NARROW * below:
+            break
+        # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
+        time = below if below - open_below <= NEAR * below else (open_below + below) / 2
+    return Paced(low, search.asked, search.impossible, search.last)
+    unknown = math.inf
+    time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
+    while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
+        just_below = time >= state.best.cost * (1 - 2 * CLOSE)
+        answer = search.ask(time)
+        if answer is None:
+            break
+        if answer is False:
+            low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
+        elif state.best.cost > time:
             unknown = min(unknown, time)
         below = state.best.cost * (1 - CLOSE)
         high = min(below, unknown)

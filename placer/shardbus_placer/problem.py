@@ -122,6 +122,28 @@ class Problem:
         return best
 
     @cached_property
+    def _ranges(self) -> dict[tuple[int, int], tuple[float, ...]]:
+        return {}
+
+    def quickest_ranges(self, unit: Unit, room: int) -> tuple[float, ...]:
+        """Return, by number of layers, the least time of a range of so many that fits in ``room`` bytes."""
+        key = (id(unit.seconds), room)
+        if key not in self._ranges:
+            prefix, seconds, layers = self.memory.prefix, unit.seconds, self.layers
+            found = [0.0]
+            for count in range(1, layers + 1):
+                times = [
+                    seconds[start + count] - seconds[start]
+                    for start in range(layers - count + 1)
+                    if prefix[start + count] - prefix[start] <= room
+                ]
+                if not times:
+                    break
+                found.append(max(found[-1], min(times)))
+            self._ranges[key] = tuple(found)
+        return self._ranges[key]
+
+    @cached_property
     def least_hops(self) -> tuple[float | None, ...]:
         """The quickest hop from each node to any unit that a unit of it may be used with, ``None`` where there is none."""
         stages: list[set[tuple[DeviceKey, ...]]] = [set() for _ in self.nodes]

@@ -31,14 +31,12 @@ def scores(
 ) -> dict[DeviceKey, Score]:
     """Return each candidate's score; ``bandwidth_between`` holds the links that exist, in bytes per second."""
     nodes = sorted({candidate.node for candidate in candidates})
-    reach = {
-        node: sum(
-            bandwidth_between.get((node, other), 0.0) + bandwidth_between.get((other, node), 0.0)
-            for other in nodes
-            if other != node
-        )
-        for node in nodes
-    }
+    here = set(nodes)
+    reach = dict.fromkeys(nodes, 0.0)
+    for (a, b), speed in bandwidth_between.items():
+        if a in here and b in here:
+            reach[a] += speed
+            reach[b] += speed
     best_reach = max(reach.values(), default=0.0)
     flops = [candidate.flops or 0.0 for candidate in candidates]
     room = [float(candidate.usable_bytes) for candidate in candidates]
