@@ -142,7 +142,7 @@ def _node_columns(model: LinearModel, problem: Problem, used: Sequence[int]) -> 
     columns: list[int] = []
     for node in range(len(problem.nodes)):
         here = model.binary()
-        inside = [column for column, unit in zip(used, problem.units, strict=True) if unit.node == node]
+        inside = [column for column, unit in zip(used, problem.units, strict=True) if node in unit.nodes]
         for column in inside:
             model.row([(column, 1), (here, -1)], upper=0)
         model.row([(here, 1), *((column, -1.0) for column in inside)], upper=0)

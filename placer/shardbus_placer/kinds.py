@@ -5,8 +5,10 @@ ones they are is decided afterwards. Two units are of one kind if every figure t
 depends on is equal; two nodes, if they have equal units and equal links to all other nodes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from shardbus_schemas.ids import DeviceKey
 
 from shardbus_placer.problem import Problem, Unit
 
@@ -69,10 +71,10 @@ def kinds_of(problem: Problem, slowest: float | None = None) -> Kinds:
     inside: list[list[Unit]] = [[] for _ in problem.nodes]
     for unit in problem.units:
         inside[unit.node].append(unit)
-    figures = {unit.devices: _figures(problem, unit, slowest, tables) for unit in problem.units}
-    # What is in a group across nodes competes with units of another node, so it is counted by its name.
-    spread = {device for unit in problem.units if len(unit.nodes) > 1 for device in unit.devices}
-    composed = [_compose(units, figures, spread) for units in inside]
+    # Devices that may be grouped across nodes are told apart: who shares them cannot be said node by node.
+    crossing = {device for unit in problem.units if len(unit.nodes) > 1 for device in unit.devices}
+    figures = {unit.devices: _figures(problem, unit, slowest, tables, crossing) for unit in problem.units}
+    composed = [_compose(units, figures) for units in inside]
     used = [node for node, units in enumerate(inside) if units]
     unit_kinds: list[UnitKind] = []
     node_kinds: list[NodeKind] = []
@@ -98,7 +100,13 @@ def kinds_of(problem: Problem, slowest: float | None = None) -> Kinds:
     return Kinds(tuple(unit_kinds), tuple(node_kinds))
 
 
-def _figures(problem: Problem, unit: Unit, slowest: float | None, tables: dict[tuple[float, ...], int]) -> Figures:
+def _figures(
+    problem: Problem,
+    unit: Unit,
+    slowest: float | None,
+    tables: dict[tuple[float, ...], int],
+    crossing: set[DeviceKey],
+) -> Figures:
     """Return all that a plan's cost or feasibility depends on."""
     room: object = unit.room_bytes
     memory = problem.memory
@@ -117,6 +125,7 @@ def _figures(problem: Problem, unit: Unit, slowest: float | None, tables: dict[t
         unit.seconds_by_count,
         (unit.pin, unit.devices) if unit.pin is not None else None,
         unit.score if problem.objective == "score" else None,
+        None if crossing.isdisjoint(unit.devices) else unit.devices,
     )
 
 
@@ -129,7 +138,7 @@ class _Composition:
     key: object
 
 
-def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures], spread: Collection[str]) -> _Composition:
+def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures]) -> _Composition:
     """Return the kinds of one node's units, and which of them compete for devices.
 
     Devices that share a unit kind are taken together. Where each size of group has one kind there, any so many
@@ -158,17 +167,19 @@ def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures], sp
         devices = {device for unit in members for device in unit.devices}
         sizes = {len(unit.devices) for unit in members}
         named = {unit.devices: figures[unit.devices] for unit in members}
-        apart = (groups and len(set(named.values())) > len(sizes)) or any(device in spread for device in devices)
+        apart = groups and len(set(named.values())) > len(sizes)
         for unit in members:
             name = (*named[unit.devices], *unit.devices) if apart else named[unit.devices]
             by_kind.setdefault(name, []).append(unit)
             most[name] = 1 if apart or unit.pin is not None else len(devices) // len(unit.devices)
-        if not groups and not apart:
+        if not groups:
             for name in set(named.values()):
                 most[name] = len(by_kind[name])
         elif apart:
             for device in sorted(devices):
-                takers = tuple(((*named[unit.devices], *unit.devices), 1) for unit in members if device in unit.devices)
+                takers = tuple(
+                    ((*named[unit.devices], *unit.devices), 1) for unit in members if device in unit.devices
+                )
                 shared.append((takers if len(takers) > 1 else (), 1))
         else:
             shared.append((tuple((name, name[0]) for name in dict.fromkeys(named.values())), len(devices)))  # type: ignore[misc]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from shardbus_placer.greedy import Search
 from shardbus_placer.itinerary import order_of
 from shardbus_placer.kinds import kinds_of
-from shardbus_placer.pace_program import PaceProgram
+from shardbus_placer.pace_program import PaceProgram, steps_between
+from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
 CLOSE = 1e-9
@@ -42,11 +43,11 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
     Asked first is the time that counting cannot exclude, then halves of what is left between it and the best plan.
     """
     low, slowest = floor, None if state.best is None else state.best.cost
-    kinds = kinds_of(state.problem, slowest)
-    steps = len(kinds.nodes) ** 2
-    if state.best is not None and steps > seconds_left() * STEPS_PER_SECOND:
+    problem = without_the_useless(state.problem, slowest)
+    kinds = kinds_of(problem, slowest)
+    if state.best is not None and steps_between(problem, kinds, slowest) > seconds_left() * STEPS_PER_SECOND:
         return Paced(low, asked=False, impossible=False, last=Solution("deadline", solver_name()))
-    search = _PaceSearch(state, PaceProgram(state.problem, kinds), seconds_left)
+    search = _PaceSearch(state, PaceProgram(problem, kinds, slowest), seconds_left)
     if state.best is None:
         search.ask(math.inf)
         if state.best is None:
@@ -115,11 +116,23 @@ class _PaceSearch:
             if relaxed and not _whole(program.model.integer, solution.values):
                 relaxed = False
                 continue
-            order = order_of(program.walk, solution.values, program.loss)
+            order = order_of(program.walk, solution.values, program.loss, program.chosen(solution.values))
             if order is not None:
                 self.state.take(order)
-            return True
+            return self._more_finely(seconds)
         return True
+
+    def _more_finely(self, seconds: float) -> bool | None:
+        """Return the answer of the fine program where the small one has a yes that no plan bears out."""
+        best, program = self.state.best, self.program
+        if program.fine or not self.state.problem.even or (best is not None and best.cost <= seconds):
+            return True
+        steps = 2 * sum(len(kind.kinds) for kind in program.kinds.nodes) * (len(program.kinds.nodes) + 1)
+        if steps > self.seconds_left() * STEPS_PER_SECOND / 2:
+            return True
+        self.program = PaceProgram(program.problem, program.kinds, program.slowest, fine=True)
+        self.session = Session(self.program.model)
+        return self.ask(seconds)
 
 
 def _whole(integer: Sequence[bool], values: Sequence[float]) -> bool:

@@ -49,6 +49,8 @@ class Situation:
     problem: Problem
     elapsed: Callable[[], float]
     held: Held
+    searched: list[float]
+    """When the search began and ended, in seconds since the request came."""
 
     @property
     def seconds_left(self) -> float:
@@ -83,23 +85,26 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {})
+    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, [0.0, 0.0])
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
 
     easy, reason = _easy(situation)
+    situation.searched[:] = [elapsed()] * 2
     late = GREEDY_SHARE * request.deadline_ms / 1e3
     state, bound = plan_in_hand(problem, lambda: elapsed() > late)
     greedy = state.best
+    situation.searched[1] = elapsed()
     if easy and greedy is not None and proves(greedy, bound):
         answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
     if easy:
-        but = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
-        reason = f"{reason}; but {but}, so the integer program was asked"
+        lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
+        reason = f"{reason}; but {lacking}, so the integer program was asked"
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
+    situation.searched[1] = elapsed()
     return _answer(situation, outcome, greedy, reason)
 
 
@@ -168,7 +173,12 @@ def _placed(
         objective=objective_of(problem, cut.cost, bound),
         predicted=predicted,
         devices=verdicts(situation.survey, situation.scores, policy, problem, cut),
-        solver=SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed())),
+        solver=SolverReport(
+            name=solver[0],
+            status=solver[1],
+            seconds=max(0.0, situation.elapsed()),
+            solve_seconds=max(0.0, situation.searched[1] - situation.searched[0]),
+        ),
     )
 
 

@@ -152,7 +152,9 @@ class Problem:
         found: list[float | None] = []
         for a, row in enumerate(self.hops):
             apart = len({device for devices in stages[a] for device in devices}) > 1
-            ways = [seconds for b, seconds in enumerate(row) if seconds is not None and stages[b] and (b != a or apart)]
+            ways = [
+                seconds for b, seconds in enumerate(row) if seconds is not None and stages[b] and (b != a or apart)
+            ]
             found.append(min(ways, default=None))
         return tuple(found)
 

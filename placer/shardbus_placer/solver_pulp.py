@@ -191,6 +191,8 @@ class _Highs:
     def __init__(self, pulp: Any, highspy: Any, solver: Any) -> None:
         self._pulp, self._highspy, self._solver = pulp, highspy, solver
         self._engine: Any = None
+        statuses = highspy.HighsModelStatus
+        self._impossible = (statuses.kInfeasible, statuses.kUnboundedOrInfeasible)
         self._rows = 0
         self._relaxed = False
 
@@ -205,19 +207,16 @@ class _Highs:
         left = seconds - (time.monotonic() - began)
         if left <= 0:
             return Solution("deadline", "HiGHS", detail="the program took all the time to build")
-        engine: Any = self._engine
         self._run(left)
-        answer = self._answer(relaxed=relaxed)
-        if answer.status != "infeasible" or relaxed:
-            return answer
-        # HiGHS 1.16's presolve calls some programs infeasible that are not: nothing is proved by its word alone.
-        left = seconds - (time.monotonic() - began)
-        if left <= 0:
-            return Solution("deadline", "HiGHS", detail="there was no time to look again whether nothing is possible")
-        engine.clearSolver()
-        engine.setOptionValue("presolve", "off")
-        self._run(left)
-        engine.setOptionValue("presolve", "choose")
+        if self._engine.getModelStatus() in self._impossible:
+            # HiGHS 1.16's presolve calls some programs infeasible that are not: nothing is refused on its word alone.
+            left = seconds - (time.monotonic() - began)
+            if left <= 0:
+                return Solution("deadline", "HiGHS", detail="there was no time to check that there is no solution")
+            self._engine.setOptionValue("presolve", "off")
+            self._engine.clearSolver()
+            self._run(left)
+            self._engine.setOptionValue("presolve", "choose")
         return self._answer(relaxed=relaxed)
 
     def _run(self, seconds: float) -> None:
@@ -264,7 +263,7 @@ class _Highs:
     def _answer(self, *, relaxed: bool) -> Solution:
         engine, statuses = self._engine, self._highspy.HighsModelStatus
         status, info = engine.getModelStatus(), engine.getInfo()
-        if status in (statuses.kInfeasible, statuses.kUnboundedOrInfeasible):
+        if status in self._impossible:
             return Solution("infeasible", "HiGHS")
         found = info.primal_solution_status == self._highspy.SolutionStatus.kSolutionStatusFeasible
         values = tuple(engine.getSolution().col_value) if found else ()
