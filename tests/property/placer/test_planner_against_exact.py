@@ -14,7 +14,15 @@ from support.brute_force import BruteForce
 from support.exact import Exact
 from support.small_cases import Conditions, Links, Shape, small_case
 
-POLICY = Policy(tensor_link=LinkFigures(bandwidth_bytes_per_second=100.0, latency_seconds=0.01))
+POLICY = Policy(
+    backends={
+        name: rules.model_copy(update={"unknown_bandwidth_bytes_per_second": 80.0})
+        for name, rules in Policy().backends.items()
+    },
+    device_link=LinkFigures(bandwidth_bytes_per_second=500.0, latency_seconds=0.01),
+    tensor_link=LinkFigures(bandwidth_bytes_per_second=100.0, latency_seconds=0.01),
+)
+"""The product's rules, with figures of the size that the cases have."""
 SEEDS = st.integers(0, 2**32 - 1)
 EXAMPLES = 1000
 """Of each objective."""
