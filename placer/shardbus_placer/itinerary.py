@@ -16,7 +16,7 @@ def order_of(
 ) -> list[Unit] | None:
     """Return units in a pipeline order that a whole-number solution stands for, or ``None`` if it stands for none.
 
-    Of the units of a node, one of a kind that is ``chosen`` for it leaves for the next node, or the one that loses least.
+    Of the units of a node, one of a kind that is ``chosen`` for it leaves for the next, or the one that loses least.
     """
     places = _places(walk, values)
     if places is None:

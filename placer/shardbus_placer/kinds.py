@@ -138,7 +138,7 @@ class _Composition:
     key: object
 
 
-def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures]) -> _Composition:
+def _compose(units: Sequence[Unit], figures: Mapping[tuple[DeviceKey, ...], Figures]) -> _Composition:
     """Return the kinds of one node's units, and which of them compete for devices.
 
     Devices that share a unit kind are taken together. Where each size of group has one kind there, any so many

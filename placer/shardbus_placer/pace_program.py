@@ -7,7 +7,7 @@ trying times; only those count at which some unit takes exactly some layers and 
 
 It is a relaxation: of several units of one node, each way out is priced by the unit that loses least by it, and unequal
 layers are counted by the longest range that fits. With one kind of unit per node and equal layers it is exact but for
-what the embedding takes of a first stage that its hop limits too. The fine program has none of these but the last, and is
+what the embedding takes of a first stage that its hop limits too. The fine program is exact for equal layers; it is
 built where the small one says yes and no plan is found.
 """
 

@@ -103,7 +103,7 @@ class _PaceSearch:
         self.asked = self.impossible = False
 
     def ask(self, seconds: float) -> bool | None:
-        """Return False if no plan is so fast, True if the relaxation has one, which is then tried, ``None`` if unknown."""
+        """Return False if no plan is so fast, True if the relaxation has one (it is tried), ``None`` if unknown."""
         program, layers = self.program, self.state.problem.layers
         program.at(seconds)
         relaxed = True

@@ -145,7 +145,7 @@ class Problem:
 
     @cached_property
     def least_hops(self) -> tuple[float | None, ...]:
-        """The quickest hop from each node to any unit that a unit of it may be used with, ``None`` where there is none."""
+        """The quickest hop from each node to a unit that may follow one of its own, ``None`` where there is none."""
         stages: list[set[tuple[DeviceKey, ...]]] = [set() for _ in self.nodes]
         for unit in self.units:
             stages[unit.node].add(unit.devices)

@@ -43,7 +43,7 @@ def without_the_useless(problem: Problem, known: float | None) -> Problem:
             break
     hop = min((seconds for seconds in problem.least_hops if seconds is not None), default=0.0)
     head = min(unit.head_seconds for unit in problem.units)
-    kept = []
+    kept: list[Unit] = []
     for i, unit in enumerate(problem.units):
         more = max(0.0, unit.seconds[1] - marginal)
         hops = (max(stages, 1 if most[i] >= problem.layers else 2) - 1) * hop

@@ -1,8 +1,7 @@
 """Ways through the fleet that keep to its quick links: a good order for the slowest stage before any solver is asked.
 
 For one time after the other, nodes are joined by the quickest links first, as long as what leaves by them is still in
-time; the ends of what was joined are then joined by what is left. How many layers such a trail holds within the time says
-whether the time can be met; each trail that can is cut exactly.
+time. How many layers such a trail holds within the time says whether the time can be met; each that can is cut exactly.
 """
 
 from collections.abc import Callable, Sequence

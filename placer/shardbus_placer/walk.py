@@ -2,8 +2,8 @@
 
 Order matters between nodes, not between the devices of one: a plan is a walk over nodes that enters and leaves each
 as often as the other, and of which every used node is part. Counting the steps of such a walk, from each kind of node
-to each other, says all about its hops; the walk itself is read off afterwards (``itinerary.py``). That all is one walk and
-not several rings takes a row for every set of nodes: those that a solution breaks are added when it does.
+to each other, says all about its hops; the walk itself is read off afterwards (``itinerary.py``). That all is one walk
+and not several rings takes a row for every set of nodes: those that a solution breaks are added when it does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ class Walk:
                     self._connect(frozenset([a]), kind)
 
     def _balance(self, a: int) -> int | None:
-        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if there is one."""
+        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if any."""
         model, node = self.model, self.kinds.nodes[a]
         units = [(self.used[kind], -1.0) for kind in node.kinds]
         inside = [(self.inside[a], 1.0)] if a in self.inside else []
@@ -132,10 +132,7 @@ class Walk:
             (a, b): values[column] for (a, b), column in self.between.items() if a != b and values[column] > ENOUGH
         }
         source = {a: sum(values[column] * value for column, value in self.first[a]) for a in places}
-        found: list[frozenset[int]] = []
-        for start in _components(places, steps):
-            if sum(source.get(a, 0.0) for a in start) <= ENOUGH:
-                found.append(start)
+        found = [part for part in _components(places, steps) if sum(source.get(a, 0.0) for a in part) <= ENOUGH]
         if found:
             return found
         for a in places:
