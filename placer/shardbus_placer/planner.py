@@ -35,8 +35,8 @@ from shardbus_placer.verify import verify
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""
-FINISH_SECONDS = 0.006
-FINISH_SECONDS_PER_DEVICE = 0.0001
+FINISH_SECONDS = 0.007
+FINISH_SECONDS_PER_DEVICE = 0.00015
 """Kept back from the deadline for verifying and explaining the plan."""
 VERIFY_SHARE = 0.4
 """Share of what is kept back that verifying may need; explaining stops short of it."""
@@ -172,7 +172,8 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
-    cut, late = settle(problem, cut, situation.held), situation.out_of_time_to_explain
+    late = situation.out_of_time_to_explain
+    cut = cut if late() else settle(problem, cut, situation.held)
     rival = best_rival(problem, cut, late)
     if rival is not None and is_better(rival, cut):
         cut, rival = settle(problem, rival, situation.held), cut
