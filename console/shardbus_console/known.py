@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,12 @@ class Known:
             near = suggest(name, list(self.registered)) or known.did_you_mean(name)
             raise CommandError(f"no model is named {name!r}{near}; `shardbus models` lists them")
         return profile
+
+    def variants_of(self, model: ModelProfile) -> Iterator[ModelProfile]:
+        """Yield the same model in the catalogue's other quantisations."""
+        with needs("placer"):
+            from shardbus_placer.models.catalogue import catalogue, variants_of
+        return variants_of(model.model_id, catalogue())
 
     def groups(self, search: str | None, family: str | None, *, everything: bool) -> list[list[ModelProfile]]:
         """Return the models to try: each as published with its other quantisations, or with ``everything`` each alone.

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from shardbus_schemas.placement import Placed, Refused
+from shardbus_schemas.placement import ObjectiveValue, Placed, Refused
 from shardbus_schemas.units import bytes_text, seconds_text
 
 from shardbus_console.flow_view import flow_rows
 from shardbus_console.output import data, print_table
 
+_MOST_BINDING = 2
+"""`shardbus explain` says all of them."""
 _RIGHT = frozenset({"layers", "memory", "time", "hop to next", "score", "missing", "usable", "tokens/s"})
 
 
@@ -44,21 +46,26 @@ def left_out_rows(result: Placed | Refused) -> list[dict[str, object]]:
 def summary_lines(placed: Placed) -> Sequence[str]:
     """Return the plan in a few lines: what it promises, what was proved, and how it was found."""
     value, predicted = placed.objective, placed.predicted
-    if value.gap == 0:
-        proof = "proved optimal"
-    elif value.gap is not None and value.bound is not None:
-        proof = f"within {value.gap:.1%} of the best possible ({value.bound:.4g})"
-    else:
-        proof = "not proved optimal"
     lines = [
         f"{predicted.tokens_per_second:.1f} tokens/s, {seconds_text(predicted.seconds_per_token)} per token",
-        f"objective {value.name}: {value.value:.4g} {value.unit}, {proof}",
+        f"objective {value.name}: {value.value:.4g} {value.unit}, {proof_text(value)}",
         f"strategy {placed.strategy}: {placed.strategy_reason}",
         f"found by {placed.solver.name} in {seconds_text(placed.solver.seconds)}",
     ]
+    lines += [f"binds: {binding.why}" for binding in placed.binding[:_MOST_BINDING]]
+    lines += [f"runner-up: {placed.runner_up.why}"] if placed.runner_up else []
     lines += [f"assumed: {text}" for text in predicted.assumptions]
     lines += [f"note: {text}" for text in placed.notes]
     return lines
+
+
+def proof_text(value: ObjectiveValue) -> str:
+    """Return what was proved of an objective."""
+    if value.gap == 0:
+        return "proved optimal"
+    if value.gap is not None and value.bound is not None:
+        return f"within {value.gap:.1%} of the best possible ({value.bound:.4g})"
+    return "not proved optimal"
 
 
 def refusal_lines(refused: Refused) -> Sequence[str]:

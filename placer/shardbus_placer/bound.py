@@ -47,7 +47,7 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
     if not problem.even:
         return 0.0
     counts = [_Counter(problem, unit) for unit in problem.units]
-    stages = min(problem.max_stages, problem.max_devices)
+    stages = min(problem.max_stages, problem.max_devices, problem.layers)
     low, high = 0.0, known
     while high - low > NARROW * high:
         middle = (low + high) / 2

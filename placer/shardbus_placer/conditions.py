@@ -17,11 +17,10 @@ def condition_rows(model: LinearModel, problem: Problem, kinds: Kinds, used: Seq
     sizes = [len(kind.unit.devices) for kind in kinds.units]
     most = [kind.on_node * kinds.nodes[kind.place].count for kind in kinds.units]
     if problem.max_devices < sum(size * count for size, count in zip(sizes, most, strict=True)):
-        model.row(
-            [(column, float(size)) for column, size in zip(used, sizes, strict=True)], upper=problem.max_devices
-        )
-    if problem.max_stages < sum(most):
-        model.row([(column, 1.0) for column in used], upper=problem.max_stages)
+        model.row([(column, float(size)) for column, size in zip(used, sizes, strict=True)], upper=problem.max_devices)
+    stages = min(problem.max_stages, problem.layers)  # each holds a layer at least
+    if stages < sum(most):
+        model.row([(column, 1.0) for column in used], upper=stages)
     crossing = {device for kind in kinds.units if len(kind.unit.nodes) > 1 for device in kind.unit.devices}
     for device in sorted(crossing):
         model.row([(column, 1.0) for column in _holders(kinds, used, device)], upper=1)

@@ -88,6 +88,12 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
     return quickest if quickest is not None and quickest.cost <= found.cost * (1 + FINE) else found
 
 
+def any_cut(problem: Problem, order: Sequence[Unit]) -> tuple[int, ...] | None:
+    """Return the bounds of some cut that fits this order, whatever it costs, or ``None`` if there is none."""
+    order = tuple(order)
+    return _reach(problem, order, [0.0] * len(order), math.inf) if 0 < len(order) <= problem.layers else None
+
+
 def _fill(problem: Problem, order: Sequence[Unit]) -> tuple[int, ...] | None:
     """Return the bounds with the least sum where all layers are alike: one layer each, the rest to the cheapest."""
     size, layers = problem.memory.prefix[1], problem.layers

@@ -1,9 +1,10 @@
 """What the placer answers: a command and a state in, events out. Pure; time and the catalogue come in."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.state import FleetState
@@ -22,10 +23,24 @@ from shardbus_schemas.placement import (
 from shardbus_schemas.problems import suggest
 from shardbus_schemas.registry import Received
 
+from shardbus_placer.models.catalogue import variants_of
 from shardbus_placer.policy import Policy
 
-Planner = Callable[[Fleet, ModelProfile, PlacementRequest, Policy], Placed | Refused]
-"""``planner.plan``, or another policy's."""
+
+class Planner(Protocol):
+    """``planner.plan``, or another policy's."""
+
+    def __call__(
+        self,
+        fleet: Fleet,
+        model: ModelProfile,
+        request: PlacementRequest,
+        policy: Policy,
+        *,
+        variants: Iterable[ModelProfile] = (),
+    ) -> Placed | Refused:
+        """Return where ``model`` goes, or why it cannot, naming one of ``variants`` that fits."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +116,8 @@ def _place(
         return _reject(place, command_id, state, "unknown_model", message, remedy)
     request = _request_of(place)
     fleet = fleet_of(state, now)
-    result = knowledge.plan(fleet, model, request, knowledge.policy)
+    variants = variants_of(model.model_id, knowledge.catalogue)
+    result = knowledge.plan(fleet, model, request, knowledge.policy, variants=variants)
     if unknown_fields:
         notes = (*result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
         result = result.model_copy(update={"notes": notes})

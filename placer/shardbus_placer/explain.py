@@ -1,20 +1,25 @@
 """Why each device is, or is not, in the plan: one sentence for a person, from figures that are already there."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.placement import DeviceVerdict
 from shardbus_schemas.units import seconds_text
 
+from shardbus_placer.binding import is_full
 from shardbus_placer.candidates import Candidate, Survey
 from shardbus_placer.cost import speed_factor
 from shardbus_placer.cut import Cut, best_cut, stage_seconds
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem, Unit
+from shardbus_placer.runner_up import EQUAL, inserted, kind_of, tries_within
 from shardbus_placer.score import Score
 
-MOST_TRIALS = 48
-"""How many plans with one device more are cut to say what that device would change."""
+MOST_STEPS = 300
+"""How many stages may be cut in all to say what one device more would change."""
+SEARCHED = 8
+"""Cuts that it takes to find the slowest stage's time of one order."""
 
 
 def verdicts(
@@ -23,11 +28,12 @@ def verdicts(
     policy: Policy,
     problem: Problem | None = None,
     cut: Cut | None = None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> tuple[DeviceVerdict, ...]:
     """Return what was made of each device, by key; without a ``cut`` there is no plan."""
     said = {} if problem is None or cut is None else _chosen(problem, cut, survey)
     if problem is not None and cut is not None:
-        said |= _left_out(problem, cut, [candidate for candidate in survey.candidates if candidate.key not in said])
+        said |= _left_out(problem, cut, [one.key for one in survey.candidates if one.key not in said], out_of_time)
     holding: set[DeviceKey] = set() if cut is None else {device for unit in cut.order for device in unit.devices}
     found = [
         DeviceVerdict(
@@ -71,7 +77,7 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
         if len(unit.devices) > 1:
             holds += f", split over {len(unit.devices)} devices"
             holds += f" of {len(unit.nodes)} nodes" * (len(unit.nodes) > 1)
-        if _is_full(problem, unit, cut.bounds[index], cut.bounds[index + 1]):
+        if is_full(problem, unit, *cut.bounds[index : index + 2]):
             holds += ", as many as fit"
         if len(cut.order) > 1 and index == slowest and problem.objective == "throughput":
             holds += f", and sets the pace with {seconds_text(seconds[index] + hops[index])}"
@@ -87,56 +93,54 @@ def _chosen(problem: Problem, cut: Cut, survey: Survey) -> dict[DeviceKey, str]:
     return said
 
 
-def _is_full(problem: Problem, unit: Unit, start: int, end: int) -> bool:
-    if end < problem.layers:
-        return problem.memory.stage(start, end + 1) > unit.room_bytes
-    return start > 0 and problem.memory.stage(start - 1, end) > unit.room_bytes
-
-
-def _left_out(problem: Problem, cut: Cut, candidates: Sequence[Candidate]) -> dict[DeviceKey, str]:
-    """Return for each unused device what a plan with it as one stage more would come to."""
+def _left_out(
+    problem: Problem, cut: Cut, left_out: Sequence[DeviceKey], out_of_time: Callable[[], bool]
+) -> dict[DeviceKey, str]:
+    """Return for each unused device what a plan with it as one stage more would come to, as far as that is tried."""
     singles = {unit.devices[0]: unit for unit in problem.units if len(unit.devices) == 1}
-    trials = len(candidates) * (len(cut.order) + 1)
-    said: dict[DeviceKey, str] = {}
-    for candidate in candidates:
-        unit = singles.get(candidate.key)
-        if unit is None:
-            said[candidate.key] = "not needed: the model's sharding leaves it no stage"
-            continue
-        at_best = _with_one_more(problem, cut, unit) if trials <= MOST_TRIALS else None
-        if at_best is None:
-            said[candidate.key] = _compared(problem, cut, unit, joinable=trials > MOST_TRIALS)
-            continue
-        what = {"throughput": "the slowest stage", "latency": "each token"}.get(problem.objective)
-        hop = max(problem.hop_after(at_best.order), default=0.0)
-        if what is None:
-            said[candidate.key] = f"not needed: with it the score would be {-at_best.cost:.4g}, now {-cut.cost:.4g}"
-        elif at_best.cost > cut.cost:
-            said[candidate.key] = (
-                f"not needed: with it {what} would take {seconds_text(at_best.cost)} instead of "
-                f"{seconds_text(cut.cost)}, hops of up to {seconds_text(hop)} included"
-            )
-        else:
-            said[candidate.key] = f"not needed: {what} would not get any faster with it"
-    return said
+    alone = {key: singles[key] for key in left_out if key in singles}
+    steps = MOST_STEPS // (SEARCHED if problem.objective == "throughput" else 1)
+    tries = tries_within(steps, problem, cut)
+    by_kind: dict[object, str] = {}
+    for unit in sorted(alone.values(), key=lambda unit: (unit.seconds[-1], unit.devices)):
+        kind = kind_of(unit)
+        if kind not in by_kind:
+            tried = tries > 0 and not out_of_time()
+            tries -= tried
+            by_kind[kind] = (_with_one_more(problem, cut, unit) if tried else None) or _compared(problem, cut, unit)
+    grouped = "not needed: the model's sharding leaves it no stage"
+    return {key: by_kind[kind_of(alone[key])] if key in alone else grouped for key in left_out}
 
 
-def _with_one_more(problem: Problem, cut: Cut, unit: Unit) -> Cut | None:
+def _with_one_more(problem: Problem, cut: Cut, unit: Unit) -> str | None:
+    """Return what the plan with this unit as one stage more would come to, or ``None`` if it cannot be one."""
     found: Cut | None = None
-    for index in range(len(cut.order) + 1):
-        order = (*cut.order[:index], unit, *cut.order[index:])
+    for order in inserted(problem, cut.order, unit):
         if problem.admits(order):
-            tried = best_cut(problem, order)
-            if tried is not None and (found is None or tried.cost < found.cost):
-                found = tried
-    return found
+            found = best_cut(problem, order, found.cost if found else math.inf, fine=False) or found
+    if found is None:
+        return None
+    if found.cost <= cut.cost * (1 + EQUAL):
+        return f"not needed: {_what(problem)} would not get any better with it"
+    if problem.objective == "score":
+        return f"not needed: with it the score would be {-found.cost:.4g}, now {-cut.cost:.4g}"
+    hop = max(problem.hop_after(found.order))
+    return (
+        f"not needed: with it {_what(problem)} would take {seconds_text(found.cost)} instead of "
+        f"{seconds_text(cut.cost)}, hops of up to {seconds_text(hop)} included"
+    )
 
 
-def _compared(problem: Problem, cut: Cut, unit: Unit, *, joinable: bool) -> str:
+def _what(problem: Problem) -> str:
+    return {"throughput": "the slowest stage", "latency": "each token"}.get(problem.objective, "the score")
+
+
+def _compared(problem: Problem, cut: Cut, unit: Unit) -> str:
+    nodes = {other.node for other in cut.order}
     ways = [
         seconds
-        for other in cut.order
-        for seconds in (problem.hops[other.node][unit.node], problem.hops[unit.node][other.node])
+        for node in nodes
+        for seconds in (problem.hops[node][unit.node], problem.hops[unit.node][node])
         if seconds is not None
     ]
     if not ways:
@@ -144,5 +148,7 @@ def _compared(problem: Problem, cut: Cut, unit: Unit, *, joinable: bool) -> str:
     fastest = min(other.seconds[-1] for other in cut.order)
     slower = unit.seconds[-1] / fastest if fastest else 1.0
     speed = f"{slower:.1f}x the time per layer of the fastest chosen" if slower > 1 else "as fast as the chosen"
-    reason = "not needed" if joinable else "not used: it cannot be one stage more under the request's conditions"
+    reason = "not needed"
+    if not any(problem.admits(order) for order in inserted(problem, cut.order, unit)):
+        reason = "not used: it cannot be one stage more under the request's conditions"
     return f"{reason}; {speed}, and a hop to or from it takes {seconds_text(min(ways))} at least"

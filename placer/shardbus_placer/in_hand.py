@@ -7,9 +7,10 @@ from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.problem import Problem
 from shardbus_placer.trails import follow_trails
 
-CUT_STAGES = 4800
+CUT_STAGES = 3200
 """How much small changes may cost, in orders times units, so that a plan does not depend on the machine."""
-LEAST_TRIES = 40
+FEW = 32
+"""For more units than this trails are enough: small changes take long, and the solver takes less."""
 
 
 def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Search, float | None]:
@@ -20,8 +21,9 @@ def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Sea
     bound = None if state.best is None else counted_bound(problem, state.best.cost)
     if bound is not None:
         follow_trails(state, bound, out_of_time)
-    state.tries_left = max(LEAST_TRIES, CUT_STAGES // max(1, len(problem.units)))
-    if state.best is not None and (bound is None or state.best.cost > bound * (1 + 1e-9)):
+    state.tries_left = CUT_STAGES // max(1, len(problem.units))
+    few = len(problem.units) <= FEW or not problem.even or problem.objective != "throughput"
+    if state.best is not None and few and (bound is None or state.best.cost > bound * (1 + 1e-9)):
         improve(state)
     state.polish()
     return state, bound

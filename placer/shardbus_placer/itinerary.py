@@ -9,11 +9,14 @@ from shardbus_placer.walk import Walk
 
 
 def order_of(
-    walk: Walk, values: Sequence[float], loss: dict[tuple[int, Way], int] | None = None
+    walk: Walk,
+    values: Sequence[float],
+    loss: dict[tuple[int, Way], int] | None = None,
+    chosen: dict[tuple[int, Way], int] | None = None,
 ) -> list[Unit] | None:
     """Return units in a pipeline order that a whole-number solution stands for, or ``None`` if it stands for none.
 
-    Of the units of a node, the one that loses least by it leaves for the next node.
+    Of the units of a node, one of a kind that is ``chosen`` for it leaves for the next, or the one that loses least.
     """
     places = _places(walk, values)
     if places is None:
@@ -29,7 +32,7 @@ def order_of(
         for position in positions:
             after = places[position + 1] if position + 1 < len(places) else None
             onward.append(LAST if after is None else BETWEEN if after == place else after)
-        found = _filled(walk.kinds, node, counts, onward, loss or {})
+        found = _filled(walk.kinds, node, counts, onward, (loss or {}, dict(chosen or {})))
         if found is None:
             return None
         for position, units in zip(positions, found, strict=True):
@@ -59,9 +62,14 @@ def _places(walk: Walk, values: Sequence[float]) -> list[int] | None:
 
 
 def _filled(
-    kinds: Kinds, node: NodeKind, counts: dict[int, int], onward: Sequence[Way], loss: dict[tuple[int, Way], int]
+    kinds: Kinds,
+    node: NodeKind,
+    counts: dict[int, int],
+    onward: Sequence[Way],
+    preferred: tuple[dict[tuple[int, Way], int], dict[tuple[int, Way], int]],
 ) -> list[list[Unit]] | None:
     """Return the units of each visit to a kind of node, the one that goes on to ``onward`` last."""
+    loss, chosen_ways = preferred
     hosts = [node.nodes[visit % node.count] for visit in range(len(onward))]
     room = {host: {k: kinds.units[k].on_node for k in node.kinds} for host in hosts}
     left = dict(counts)
@@ -70,7 +78,8 @@ def _filled(
         ready = [k for k in node.kinds if left[k] > 0 and room[host][k] > 0]
         if not ready:
             return None
-        k = min(ready, key=lambda k: (loss.get((k, way), 1 << 30), k))
+        k = min(ready, key=lambda k: (-min(1, chosen_ways.get((k, way), 0)), loss.get((k, way), 1 << 30), k))
+        chosen_ways[k, way] = chosen_ways.get((k, way), 0) - 1
         chosen.append([k])
         left[k] -= 1
         room[host][k] -= 1

@@ -138,7 +138,7 @@ class _Composition:
     key: object
 
 
-def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures]) -> _Composition:
+def _compose(units: Sequence[Unit], figures: Mapping[tuple[DeviceKey, ...], Figures]) -> _Composition:
     """Return the kinds of one node's units, and which of them compete for devices.
 
     Devices that share a unit kind are taken together. Where each size of group has one kind there, any so many
@@ -177,9 +177,7 @@ def _compose(units: Sequence[Unit], figures: Mapping[Sequence[str], Figures]) ->
                 most[name] = len(by_kind[name])
         elif apart:
             for device in sorted(devices):
-                takers = tuple(
-                    ((*named[unit.devices], *unit.devices), 1) for unit in members if device in unit.devices
-                )
+                takers = tuple(((*named[unit.devices], *unit.devices), 1) for unit in members if device in unit.devices)
                 shared.append((takers if len(takers) > 1 else (), 1))
         else:
             shared.append((tuple((name, name[0]) for name in dict.fromkeys(named.values())), len(devices)))  # type: ignore[misc]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet
-from shardbus_schemas.ids import NodeId
+from shardbus_schemas.ids import DeviceKey, NodeId
 
 from shardbus_placer.policy import Policy
 
@@ -20,6 +20,11 @@ class Links:
     """Nodes that do not say what lies between their devices."""
     for_tensor: frozenset[tuple[NodeId, NodeId]] = frozenset()
     """Pairs of nodes, either way round, whose links both ways are good enough for a tensor group across them."""
+
+    def way(self, here: DeviceKey, there: DeviceKey) -> LinkFigures:
+        """Return the link from one device to another; it must exist."""
+        a, b = here.node_id, there.node_id
+        return self.inside[a] if a == b else self.between[a, b]
 
 
 def links_of(fleet: Fleet, policy: Policy) -> Links:

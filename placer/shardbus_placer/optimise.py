@@ -42,7 +42,7 @@ class Outcome:
 
 
 def optimise(problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> Outcome:
-    """Return the best plan and bound that the solver reaches in ``seconds_left()``, from ``state.best`` and a ``bound``."""
+    """Return the best plan and bound reached in ``seconds_left()``, starting from ``state.best`` and ``bound``."""
     proof = _Proof(problem, state, bound, seconds_left)
     for step in proof.steps():
         if (proof.ended and proof.by_solver) or seconds_left() <= 0:
@@ -61,9 +61,7 @@ def proves(best: Cut, bound: float | None) -> bool:
 class _Proof:
     """What is known of one problem while it is worked on."""
 
-    def __init__(
-        self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]
-    ) -> None:
+    def __init__(self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> None:
         self.problem, self.state, self.bound, self.seconds_left = problem, state, bound, seconds_left
         state.out_of_time = lambda: seconds_left() <= 0
         self.last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
@@ -81,7 +79,7 @@ class _Proof:
         return self.closed or self.impossible
 
     def steps(self) -> list[Callable[[], None]]:
-        """Return what to try, the cheapest first. The first is tried even where counting proved enough: a second proof."""
+        """Return what to try, the cheapest first; where counting proved enough, one step for a second proof."""
         if self.closed and self.problem.objective != "throughput":
             return [lambda: self.count(with_hops=False)]
         if self.closed:
@@ -165,7 +163,8 @@ class _Proof:
 
     def _take(self, orders: Sequence[Sequence[Unit] | None]) -> None:
         """Keep the orders that a solution stands for if they are better, and what is a small change away from them."""
-        if any([self.state.take(order) for order in orders if order is not None]) and not self.closed:
+        better = [self.state.take(order) for order in orders if order is not None]
+        if any(better) and not self.closed:
             self.state.tries_left = max(self.state.tries_left, 200)
             improve(self.state)
             self.state.polish()

@@ -7,11 +7,13 @@ trying times; only those count at which some unit takes exactly some layers and 
 
 It is a relaxation: of several units of one node, each way out is priced by the unit that loses least by it, and unequal
 layers are counted by the longest range that fits. With one kind of unit per node and equal layers it is exact but for
-what the embedding takes of a first stage that its hop limits too.
+what the embedding takes of a first stage that its hop limits too. The fine program is exact for equal layers; it is
+built where the small one says yes and no plan is found.
 """
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardbus_placer.conditions import condition_rows
@@ -28,25 +30,94 @@ Way = str | int
 """Where a stage goes next: nowhere, to another unit of its node, to another node of its kind, or to a kind of node."""
 
 
+def steps_between(problem: Problem, kinds: Kinds, slowest: float | None) -> int:
+    """Return how many steps between kinds of nodes a program has for plans that cost at most ``slowest``."""
+    longest = _longest_hops(problem, kinds, slowest)
+    places = range(len(kinds.nodes))
+    hops = (kinds.hop(problem, a, b) for a in places for b in places)
+    limits = (longest[a] for a in places for _ in places)
+    return sum(hop is not None and hop <= limit for hop, limit in zip(hops, limits, strict=True))
+
+
+def _longest_hops(problem: Problem, kinds: Kinds, slowest: float | None) -> list[float]:
+    """Return, by kind of node, how long a hop may take after one layer at least on its quickest unit."""
+    if slowest is None:
+        return [math.inf] * len(kinds.nodes)
+    least: list[float] = []
+    for node in kinds.nodes:
+        quickest = math.inf
+        for k in node.kinds:
+            unit = kinds.units[k].unit
+            if unit.seconds_by_count is not None:
+                quickest = min(quickest, *unit.seconds_by_count[1:])
+            else:
+                quickest = min([quickest, *(unit.seconds[i + 1] - unit.seconds[i] for i in problem.layer_kinds[0])])
+        least.append(slowest * (1 + 1e-9) - quickest)
+    return least
+
+
 class PaceProgram:
     """The program over the kinds of a problem; ``at`` sets the time that is asked about."""
 
-    def __init__(self, problem: Problem, kinds: Kinds) -> None:
-        """Build the columns and rows; they are the same for all times."""
+    def __init__(self, problem: Problem, kinds: Kinds, slowest: float | None, *, fine: bool = False) -> None:
+        """Build the columns and rows; they are the same for all times, none of which is above ``slowest``.
+
+        ``fine`` says of each kind of unit how many go which way, first or not: larger, and exact for equal layers.
+        """
         self.problem = problem
         self.kinds = kinds
+        self.fine = fine
+        self.slowest = slowest
         self.model = LinearModel("pace")
         self.used = [
             self.model.column(0, kind.on_node * self.kinds.nodes[kind.place].count, integer=True)
             for kind in self.kinds.units
         ]
-        self.walk = Walk(self.model, problem, self.kinds, self.used)
+        self.walk = Walk(self.model, problem, self.kinds, self.used, longest=_longest_hops(problem, kinds, slowest))
         condition_rows(self.model, problem, self.kinds, self.used)
         self._takes = [_Takes(problem, kind.unit) for kind in self.kinds.units]
         self._open = list(self.model.upper)
         self._ways = [self._ways_from(a) for a in range(len(self.kinds.nodes))]
         self.loss: dict[tuple[int, Way], int] = {}
         """Per unit kind and way, how many layers fewer than usual it takes; absent where it takes none."""
+        self.going: dict[tuple[int, Way, bool], int] = {}
+        """In a fine program, the columns of units of a kind that go a way; ``True`` is the first of all."""
+        if fine:
+            for a in range(len(kinds.nodes)):
+                self._split(a)
+            self._open = list(self.model.upper)
+
+    def _split(self, a: int) -> None:
+        """Add a column for each kind of unit of a node and each way, and join them to what is there."""
+        model, ways = self.model, self._ways[a]
+        first: list[tuple[int, float]] = []
+        last: list[tuple[int, float]] = []
+        taking: dict[Way, list[tuple[int, float]]] = {way: [] for way in ways}
+        for k in self.kinds.nodes[a].kinds:
+            most = model.upper[self.used[k]]
+            mine: list[tuple[int, float]] = []
+            for way in ways:
+                for begins in (False, True):
+                    column = model.column(0, 1 if begins else most, integer=True)
+                    self.going[k, way, begins] = column
+                    mine.append((column, 1.0))
+                    taking[way].append((column, 1.0))
+                    if begins:
+                        first.append((column, 1.0))
+            end = self.going[k, LAST, False] = model.binary()
+            last.append((end, 1.0))
+            model.row([*mine, (end, 1.0), (self.used[k], -1.0)], 0, 0)
+        for way, terms in taking.items():
+            model.row([*terms, (ways[way][0], -1.0)], 0, 0)
+        model.row([*first, (self.walk.first[a][0][0], -1.0)], 0, 0)
+        model.row([*last, (self.walk.last[a][0][0], -1.0)], 0, 0)
+
+    def chosen(self, values: Sequence[float]) -> dict[tuple[int, Way], int]:
+        """Return how many units of a kind go which way in a solution of a fine program."""
+        found: dict[tuple[int, Way], int] = {}
+        for (k, way, _), column in self.going.items():
+            found[k, way] = found.get((k, way), 0) + round(values[column])
+        return found
 
     def _ways_from(self, a: int) -> dict[Way, tuple[int, float]]:
         """Return each way on from a kind of node with its column and its seconds."""
@@ -63,6 +134,9 @@ class PaceProgram:
         walk, costs = self.walk, self.model.objective
         costs.clear()
         self.loss = {}
+        if self.fine:
+            self._fine_at(seconds)
+            return
         for a, node in enumerate(self.kinds.nodes):
             ways = self._ways[a]
             first_loss: dict[Way, int] = {}
@@ -90,6 +164,14 @@ class PaceProgram:
             self._price(walk.last[a][0][0], least.get(LAST))
             begins = [loss - least[way] for way, loss in first_loss.items()]
             self._price(walk.first[a][0][0], min(begins) if begins else None)
+
+    def _fine_at(self, seconds: float) -> None:
+        for (k, way, begins), column in self.going.items():
+            hop = 0.0 if way == LAST else self._ways[self.kinds.units[k].place][way][1]
+            layers = self._takes[k].layers(seconds - hop, first=begins, last=way == LAST)
+            self.model.upper[column] = self._open[column] if layers else 0
+            if layers:
+                self.model.objective[column] = -float(layers)
 
     def _price(self, column: int, loss: int | None) -> None:
         self.model.upper[column] = 0 if loss is None else self._open[column]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from shardbus_placer.greedy import Search
 from shardbus_placer.itinerary import order_of
 from shardbus_placer.kinds import kinds_of
-from shardbus_placer.pace_program import PaceProgram
+from shardbus_placer.pace_program import PaceProgram, steps_between
+from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
 CLOSE = 1e-9
 """Relative difference of times that are taken as one."""
-NEAR = 0.01
+NEAR = 0.001
 """Relative width below which the time just below the best plan's is asked about."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
@@ -42,13 +43,15 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
     Asked first is the time that counting cannot exclude, then halves of what is left between it and the best plan.
     """
     low, slowest = floor, None if state.best is None else state.best.cost
-    kinds = kinds_of(state.problem, slowest)
-    steps = len(kinds.nodes) ** 2
-    if state.best is not None and steps > seconds_left() * STEPS_PER_SECOND:
+    problem = without_the_useless(state.problem, slowest)
+    kinds = kinds_of(problem, slowest)
+    if state.best is not None and steps_between(problem, kinds, slowest) > seconds_left() * STEPS_PER_SECOND:
         return Paced(low, asked=False, impossible=False, last=Solution("deadline", solver_name()))
-    search = _PaceSearch(state, PaceProgram(state.problem, kinds), seconds_left)
+    search = _PaceSearch(state, PaceProgram(problem, kinds, slowest), seconds_left)
     if state.best is None:
         search.ask(math.inf)
+        if state.best is None and not search.impossible and search.refine():
+            search.ask(math.inf)
         if state.best is None:
             return Paced(low, search.asked, search.impossible, search.last)
     missed = 0.0
@@ -63,9 +66,12 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         elif state.best.cost > time:
             missed = max(missed, time)
         below = state.best.cost * (1 - CLOSE)
+        missed = missed if missed <= below else 0.0
         open_below = max(low, missed)
         if missed > low and below - missed <= NARROW * below:
-            break
+            if not search.refine():
+                break
+            missed, open_below = 0.0, low
         # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
         time = below if below - open_below <= NEAR * below else (open_below + below) / 2
     return Paced(low, search.asked, search.impossible, search.last)
@@ -97,7 +103,7 @@ class _PaceSearch:
         self.asked = self.impossible = False
 
     def ask(self, seconds: float) -> bool | None:
-        """Return False if no plan is so fast, True if the relaxation has one, which is then tried, ``None`` if unknown."""
+        """Return False if no plan is so fast, True if the relaxation has one (it is tried), ``None`` if unknown."""
         program, layers = self.program, self.state.problem.layers
         program.at(seconds)
         relaxed = True
@@ -115,10 +121,22 @@ class _PaceSearch:
             if relaxed and not _whole(program.model.integer, solution.values):
                 relaxed = False
                 continue
-            order = order_of(program.walk, solution.values, program.loss)
+            order = order_of(program.walk, solution.values, program.loss, program.chosen(solution.values))
             if order is not None:
                 self.state.take(order)
             return True
+        return True
+
+    def refine(self) -> bool:
+        """Go on with the fine program, and return whether there is one and time for it."""
+        program = self.program
+        if program.fine or not self.state.problem.even:
+            return False
+        steps = 2 * sum(len(kind.kinds) for kind in program.kinds.nodes) * (len(program.kinds.nodes) + 1)
+        if steps > self.seconds_left() * STEPS_PER_SECOND / 2:
+            return False
+        self.program = PaceProgram(program.problem, program.kinds, program.slowest, fine=True)
+        self.session = Session(self.program.model)
         return True
 
 

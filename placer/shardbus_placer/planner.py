@@ -7,7 +7,7 @@ that there is none refuses.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shardbus_schemas.fleet import Fleet
@@ -16,6 +16,7 @@ from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
+from shardbus_placer.binding import binding_of
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
@@ -23,8 +24,12 @@ from shardbus_placer.fleet_flow.whole_fleet import Task, place_whole_fleet
 from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise, proves
+from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
+from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
 from shardbus_placer.problem import Problem, device_scores, formulate
+from shardbus_placer.remedy import remedied
+from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.score import Score
 from shardbus_placer.settle import Held, settle
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
@@ -32,9 +37,11 @@ from shardbus_placer.verify import verify
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""
-FINISH_SECONDS = 0.006
-FINISH_SECONDS_PER_DEVICE = 0.0001
+FINISH_SECONDS = 0.007
+FINISH_SECONDS_PER_DEVICE = 0.00015
 """Kept back from the deadline for verifying and explaining the plan."""
+VERIFY_SHARE = 0.4
+"""Share of what is kept back that verifying may need; explaining stops short of it."""
 
 
 FLOW_SECONDS = 0.006
@@ -55,12 +62,20 @@ class Situation:
     problem: Problem
     elapsed: Callable[[], float]
     held: Held
+    searched: list[float]
+    """When the search began and ended, in seconds since the request came."""
+    variants: Iterable[ModelProfile] = ()
 
     @property
     def seconds_left(self) -> float:
         """Wall time until the deadline, less what finishing takes."""
         finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
         return self.request.deadline_ms / 1e3 - self.elapsed() - finish
+
+    def out_of_time_to_explain(self) -> bool:
+        """Return whether only the time that verifying takes is left."""
+        finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
+        return self.request.deadline_ms / 1e3 - self.elapsed() < VERIFY_SHARE * finish
 
 
 def plan(
@@ -71,10 +86,12 @@ def plan(
     *,
     held: Held | None = None,
     clock: Callable[[], float] = time.monotonic,
+    variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
 
     ``held`` says which of its layers lie where already: of equally good plans, the one that moves the least is taken.
+    ``variants`` are the same model stored otherwise; they are looked at only to name one that fits in a refusal.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
     that is not reached, equal inputs give equal plans. Loading the solver, once per process, is not counted.
@@ -89,7 +106,9 @@ def plan(
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
-    situation = Situation(fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {})
+    situation = Situation(
+        fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, [0.0, 0.0], variants
+    )
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
@@ -110,9 +129,11 @@ def plan(
         return place_whole_fleet(task, functools.partial(plan, clock=clock))
 
     easy, reason = _easy(situation)
+    situation.searched[:] = [elapsed()] * 2
     late = GREEDY_SHARE * request.deadline_ms / 1e3
     state, bound = plan_in_hand(problem, lambda: elapsed() > late)
     greedy = state.best
+    situation.searched[1] = elapsed()
     if easy and greedy is not None and proves(greedy, bound):
         answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
@@ -121,6 +142,7 @@ def plan(
         lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
         reason = f"{reason}; but {lacking}, so the integer program was asked"
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
+    situation.searched[1] = elapsed()
     return _answer(situation, outcome, greedy, reason)
 
 
@@ -151,10 +173,7 @@ def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: 
         stopped = f"the plan that was found did not verify: {wrong[0]}"
     proved = outcome.status == "infeasible"
     found_reasons = refusal.after_search(
-        situation.fleet,
-        situation.model,
         situation.request,
-        situation.policy,
         situation.survey,
         situation.problem,
         proved=proved,
@@ -174,9 +193,15 @@ def _placed(
 ) -> Placed:
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
-    cut = settle(problem, cut, situation.held)
+    late = situation.out_of_time_to_explain
+    cut = cut if late() else settle(problem, cut, situation.held)
+    rival = best_rival(problem, cut, late)
+    if rival is not None and is_better(rival, cut):
+        cut, rival = settle(problem, rival, situation.held), cut
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
+    stages = stages_with_prefill(stages, model=model, request=request, links=situation.links, candidates=candidates)
+    hops = hops_with_prefill(hops, model=model, request=request, links=situation.links)
     predicted = prediction_of(
         stages, hops, model=model, request=request, links=situation.links, survey=situation.survey
     )
@@ -188,8 +213,15 @@ def _placed(
         hops=hops,
         objective=objective_of(problem, cut.cost, bound),
         predicted=predicted,
-        devices=verdicts(situation.survey, situation.scores, policy, problem, cut),
-        solver=SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed())),
+        binding=binding_of(problem, cut, late),
+        runner_up=runner_up_of(problem, cut, rival),
+        devices=verdicts(situation.survey, situation.scores, policy, problem, cut, late),
+        solver=SolverReport(
+            name=solver[0],
+            status=solver[1],
+            seconds=max(0.0, situation.elapsed()),
+            solve_seconds=max(0.0, situation.searched[1] - situation.searched[0]),
+        ),
     )
 
 
@@ -197,6 +229,8 @@ def _refused(
     situation: Situation, why: Refusal, strategy: Strategy, reason: str, solver: tuple[str, str] | None
 ) -> Refused:
     report = None
+    plea = Plea(situation.fleet, situation.model, situation.request, situation.policy)
+    why = remedied(why, plea, situation.survey, refusal.at_sight, lambda: situation.seconds_left, situation.variants)
     if solver is not None:
         report = SolverReport(name=solver[0], status=solver[1], seconds=max(0.0, situation.elapsed()))
     return Refused(

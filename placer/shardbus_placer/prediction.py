@@ -10,7 +10,8 @@ all groups: ``max(sum_i (t_i(s) + h_i(s)), m * max_i (t_i(s) + h_i(s)))``. The r
 for any ``m`` from 1 to the smaller of ``c`` and the number of stages. One sequence alone gains nothing from a
 pipeline: its rate is one over its seconds per token.
 
-**Prefill** is limited by the slowest stage's operations over its effective peak.
+**Prefill.** The wait for the first token of a prompt is in ``prefill.py``; the rate at which prompts can follow each
+other is limited by the slowest stage's operations over its effective peak.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from shardbus_schemas.placement import Hop, PlacementRequest, Prediction, Stage
 from shardbus_placer import cost, tensor
 from shardbus_placer.candidates import Candidate
 from shardbus_placer.links import Links
+from shardbus_placer.prefill import prompt_seconds
 
 
 def predict(
@@ -50,7 +52,8 @@ def predict(
                 _step(stage, model, candidates[stage.devices[0]], links, sequences, (read, read_by_one))
                 for stage in stages
             ]
-            over = [cost.hop_seconds(_link(links, hop), model.activation_bytes_per_token * sequences) for hop in hops]
+            crossing = model.activation_bytes_per_token * sequences
+            over = [cost.hop_seconds(links.way(hop.from_device, hop.to_device), crossing) for hop in hops]
         with_hop = [step + hop for step, hop in zip(steps, [*over, 0.0], strict=True)]
         one_round = max(sum(with_hop), groups * max(with_hop))
         if one_round > 0:
@@ -59,6 +62,7 @@ def predict(
         seconds_per_token=waited,
         tokens_per_second=max(rates, default=0.0),
         prefill_tokens_per_second=_prefill(stages, model, candidates),
+        prefill_seconds=prompt_seconds(stages, hops) if request.context_tokens else None,
         assumptions=tuple(assumptions),
     )
 
@@ -91,11 +95,6 @@ def _step(
         joined = tensor.joining_link(links, stage.devices)
         seconds += 2 * (end - start) * cost.all_reduce_seconds(joined, size, crossing)
     return seconds
-
-
-def _link(links: Links, hop: Hop) -> cost.LinkFigures:
-    a, b = hop.from_device.node_id, hop.to_device.node_id
-    return links.inside[a] if a == b else links.between[a, b]
 
 
 def _prefill(stages: Sequence[Stage], model: ModelProfile, candidates: Mapping[DeviceKey, Candidate]) -> float | None:

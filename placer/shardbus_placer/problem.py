@@ -145,16 +145,14 @@ class Problem:
 
     @cached_property
     def least_hops(self) -> tuple[float | None, ...]:
-        """The quickest hop from each node to any unit that a unit of it may be used with, ``None`` where there is none."""
+        """The quickest hop from each node to a unit that may follow one of its own, ``None`` where there is none."""
         stages: list[set[tuple[DeviceKey, ...]]] = [set() for _ in self.nodes]
         for unit in self.units:
             stages[unit.node].add(unit.devices)
         found: list[float | None] = []
         for a, row in enumerate(self.hops):
             apart = len({device for devices in stages[a] for device in devices}) > 1
-            ways = [
-                seconds for b, seconds in enumerate(row) if seconds is not None and stages[b] and (b != a or apart)
-            ]
+            ways = [seconds for b, seconds in enumerate(row) if seconds is not None and stages[b] and (b != a or apart)]
             found.append(min(ways, default=None))
         return tuple(found)
 

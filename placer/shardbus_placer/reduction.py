@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from shardbus_placer.problem import Problem
+from shardbus_placer.problem import Problem, Unit
 
 SLACK = 1e-7
 """Relative slack: a plan exactly as good must not fall out."""
@@ -11,9 +11,14 @@ SLACK = 1e-7
 def without_the_useless(problem: Problem, known: float | None) -> Problem:
     """Return the problem with only those units that a plan costing at most ``known`` may use.
 
-    For ``latency`` with equal layers. Were all layers spread over the fastest units that have room, and a stage on
+    For ``throughput``: a unit that cannot even take one layer and its quickest hop in that time is left out.
+
+    For ``latency`` with equal layers: were all layers spread over the fastest units that have room, and a stage on
     this unit besides, the least that must move to it and the least hops already cost too much: then it is left out.
     """
+    if known is not None and problem.objective == "throughput":
+        kept = [unit for unit in problem.units if unit.pin is not None or _in_time(problem, unit, known * (1 + SLACK))]
+        return replace(problem, units=tuple(kept)) if len(kept) < len(problem.units) else problem
     plain = all(unit.seconds_by_count is None for unit in problem.units)
     if known is None or problem.objective != "latency" or not problem.even or not plain:
         return problem
@@ -38,10 +43,19 @@ def without_the_useless(problem: Problem, known: float | None) -> Problem:
             break
     hop = min((seconds for seconds in problem.least_hops if seconds is not None), default=0.0)
     head = min(unit.head_seconds for unit in problem.units)
-    kept = []
+    kept: list[Unit] = []
     for i, unit in enumerate(problem.units):
         more = max(0.0, unit.seconds[1] - marginal)
         hops = (max(stages, 1 if most[i] >= problem.layers else 2) - 1) * hop
         if unit.pin is not None or (total + more + head + hops) * (1 - SLACK) <= limit:
             kept.append(unit)
     return replace(problem, units=tuple(kept)) if len(kept) < len(problem.units) else problem
+
+
+def _in_time(problem: Problem, unit: Unit, seconds: float) -> bool:
+    if unit.seconds_by_count is not None:
+        least = min(unit.seconds_by_count[1:])
+    else:
+        least = min(unit.seconds[layer + 1] - unit.seconds[layer] for layer in problem.layer_kinds[0])
+    hop = problem.least_hops[unit.node]
+    return least + min(unit.head_seconds, unit.head_seconds if hop is None else hop) <= seconds

@@ -10,10 +10,9 @@ from shardbus_schemas.placement import PlacementRequest, Refusal, RefusalCode
 from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.candidates import Survey, unknown_names
+from shardbus_placer.counted import available_bytes
 from shardbus_placer.feasibility import feasible
-from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem
-from shardbus_placer.remedy import remedy
 
 
 def at_sight(
@@ -27,23 +26,15 @@ def at_sight(
         or _bounds(model, request, problem)
         or _nobody(fleet, model, request, survey)
         or _no_unit(model, request, survey, problem)
+        or _memory(model, request, survey, problem)
     )
 
 
 def after_search(
-    fleet: Fleet,
-    model: ModelProfile,
-    request: PlacementRequest,
-    policy: Policy,
-    survey: Survey,
-    problem: Problem,
-    *,
-    proved: bool,
-    seconds_left: Callable[[], float],
+    request: PlacementRequest, survey: Survey, problem: Problem, *, proved: bool, seconds_left: Callable[[], float]
 ) -> Refusal:
-    """Return why the search found no plan: what is short, or which condition rules all plans out."""
-    short = _memory(model, request, survey, problem)
-    if short is None and not proved:
+    """Return why the search found no plan: which condition rules all plans out, or that time was too short."""
+    if not proved:
         return Refusal(
             code="deadline_without_answer",
             message=f"no plan was found within {request.deadline_ms:g} ms, and none was ruled out",
@@ -51,8 +42,7 @@ def after_search(
             remedy="give a longer deadline_ms",
             proved=False,
         )
-    found = short or _condition(request, survey, problem, seconds_left)
-    return found.model_copy(update={"remedy": remedy(fleet, model, request, policy, found, seconds_left)})
+    return _condition(request, survey, problem, seconds_left)
 
 
 def _pinned_flow(request: PlacementRequest) -> Refusal | None:
@@ -156,7 +146,6 @@ def _nobody(fleet: Fleet, model: ModelProfile, request: PlacementRequest, survey
     return Refusal(
         code=code,
         message=f"none of {len(survey.barred)} devices may be used: {listed}",
-        missing_by_device={one.key: one.short_bytes for one in survey.barred if one.short_bytes},
         reasons=reasons,
         remedy=fix,
     )
@@ -222,17 +211,10 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
             required_bytes=largest,
             available_bytes=roomiest.room_bytes,
             missing_bytes=largest - roomiest.room_bytes,
-            missing_by_device={unit.devices[0]: largest - unit.room_bytes for unit in units if len(unit.devices) == 1},
             reasons=survey.reasons,
         )
-    rooms = {candidate.key: max(0, candidate.room_bytes) for candidate in survey.candidates}
-    allowed = min(problem.max_devices, len(rooms))
-    usable = _best(rooms, allowed)
-    by_node: dict[str, dict[DeviceKey, int]] = {}
-    for key, room in rooms.items():
-        by_node.setdefault(key.node_id, {})[key] = room
-    in_nodes = sorted((_best(inside, allowed) for inside in by_node.values()), reverse=True)[: problem.max_nodes]
-    available = min(usable, sum(in_nodes))
+    rooms = {candidate.key: candidate.room_bytes for candidate in survey.candidates}
+    available = available_bytes(rooms, request)
     required = memory.prefix[-1] + memory.both_ends
     if required <= available:
         return None
@@ -250,13 +232,8 @@ def _memory(model: ModelProfile, request: PlacementRequest, survey: Survey, prob
         required_bytes=required,
         available_bytes=available,
         missing_bytes=missing,
-        missing_by_device={key: required - rooms[key] for key in sorted(rooms)},
         reasons=survey.reasons,
     )
-
-
-def _best(rooms: dict[DeviceKey, int], count: int) -> int:
-    return sum(sorted(rooms.values(), reverse=True)[:count])
 
 
 def _condition(

@@ -1,172 +1,169 @@
-"""The smallest change that would make a refused request fit; each was planned again before it is named."""
+"""What would make a refused request fit: the smallest change of each kind, planned again before it is named.
 
-from collections.abc import Callable, Iterable, Iterator
+Counting tells where to begin, so that few plans are tried: below what it allows, nothing fits for certain.
+"""
 
-from shardbus_schemas.fleet import Fleet, FleetDevice, FleetLink
-from shardbus_schemas.ids import DeviceId, DeviceKey
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from shardbus_schemas.ids import DeviceKey, ModelId
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import PlacementRequest, Refusal
+from shardbus_schemas.placement import Refusal, Remedy
 from shardbus_schemas.units import bytes_text
 
-from shardbus_placer.candidates import survey
-from shardbus_placer.feasibility import feasible
-from shardbus_placer.links import links_of
-from shardbus_placer.policy import Policy
-from shardbus_placer.problem import device_scores, formulate
+from shardbus_placer.bisection import largest
+from shardbus_placer.candidates import Survey, unknown_names
+from shardbus_placer.capacity import activation_bytes, layer_memory
+from shardbus_placer.counted import Rooms, kinds_of, may_be_enough, rooms_of
+from shardbus_placer.missing_links import missing_links
+from shardbus_placer.plea import Plea
+from shardbus_placer.room_wanted import added, freed, wanted_by_device
+from shardbus_placer.trial import Contradiction, SecondsLeft, Trial
 
 MOST_NAMED = 2
-"""More ways out than this only confuse."""
+"""Of the remedies so many make the one sentence."""
 STEP = 64
 """Contexts are offered in multiples of so many tokens where that leaves any."""
-NEW_DEVICE = DeviceId("one more")
+HOPELESS = frozenset({"unknown_model", "unsupported_objective", "unsupported_access_token", "deadline_without_answer"})
+"""What no change of fleet or request, but time or another program, would mend."""
 
 
-def remedy(
-    fleet: Fleet,
-    model: ModelProfile,
-    request: PlacementRequest,
-    policy: Policy,
+def remedied(
     refusal: Refusal,
-    seconds_left: Callable[[], float],
-) -> str | None:
-    """Return the smallest changes found before the time runs out, each of which makes a plan possible alone."""
+    plea: Plea,
+    survey: Survey,
+    contradicts: Contradiction,
+    seconds_left: SecondsLeft,
+    variants: Iterable[ModelProfile] = (),
+) -> Refusal:
+    """Return the refusal with all changes found before the time runs out, each of which makes a plan possible alone."""
+    request = plea.request
+    mistaken = any(unknown_names(plea.fleet, names) for names in (request.include, request.exclude, request.pin))
+    if refusal.code in HOPELESS or mistaken or seconds_left() <= 0:
+        return refusal.model_copy(update={"remedy": refusal.remedy or _counted(refusal)})
+    rooms = rooms_of(survey, plea.fleet, plea.model, request, plea.policy)
+    wanted: dict[DeviceKey, int] = {}
 
-    def fits(fleet: Fleet, request: PlacementRequest) -> bool:
-        return seconds_left() > 0 and _fits(fleet, model, request, policy, seconds_left)
+    def free_memory(trial: Trial) -> Iterable[Remedy]:
+        wanted.update(wanted_by_device(plea, trial, rooms))
+        return freed(plea, wanted)
 
-    named: list[str] = []
-    for changes in _changes(fleet, model, request, policy, refusal):
-        if seconds_left() <= 0 or len(named) >= MOST_NAMED:
-            break
-        works = (text for text, other_fleet, other in changes if fits(other_fleet, other))
-        named += [text for text in [next(works, None)] if text is not None]
-    if named:
-        return ", or ".join(named)
-    if refusal.missing_bytes:
-        missing = bytes_text(refusal.missing_bytes, round_up=True)
-        return f"add devices with {missing} more for layers (counted, not planned)"
-    return None
+    kinds: list[tuple[bool, Callable[[Trial], Iterable[Remedy]]]] = [
+        (True, lambda trial: _changed_requests(plea, trial)),
+        (refusal.code == "no_links", lambda trial: missing_links(plea, trial, rooms)),
+        (request.context_tokens > 0, lambda trial: _shorter_context(plea, trial, rooms)),
+        (request.concurrency > 1, lambda trial: _lower_concurrency(plea, trial, rooms)),
+        (True, lambda trial: _other_model(plea, trial, variants)),
+        (True, free_memory),
+        (True, lambda trial: added(plea, trial, rooms)),
+    ]
+    possible = [kind for applies, kind in kinds if applies]
+    found: list[Remedy] = []
+    trial = Trial(contradicts, seconds_left)
+    for index, kind in enumerate(possible):
+        # What one kind does not use is left to the next ones.
+        ends = seconds_left() * (1 - 1 / (len(possible) - index))
+        trial = trial.within(lambda ends=ends: seconds_left() - ends)
+        found += kind(trial)
+    text = ", or ".join(remedy.text for remedy in found[:MOST_NAMED]) or refusal.remedy or _counted(refusal)
+    return refusal.model_copy(
+        update={"remedies": tuple(found), "remedy": text, "missing_by_device": dict(sorted(wanted.items()))}
+    )
 
 
-Change = tuple[str, Fleet, PlacementRequest]
+def _counted(refusal: Refusal) -> str | None:
+    if not refusal.missing_bytes:
+        return None
+    return f"add devices with {bytes_text(refusal.missing_bytes, round_up=True)} more for layers (counted, not planned)"
 
 
-def _changes(
-    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, refusal: Refusal
-) -> Iterator[Iterable[Change]]:
-    """Yield kinds of changes, the gentlest first, each the gentlest first."""
-
-    def asked(text: str, **changes: object) -> Change:
-        return text, fleet, request.model_copy(update=changes)
-
-    most = sum(1 for _ in fleet.devices())
+def _changed_requests(plea: Plea, trial: Trial) -> Iterator[Remedy]:
+    """Yield the smallest change of each single condition."""
+    request = plea.request
+    most = sum(1 for _ in plea.fleet.devices())
     for field in ("max_stages", "max_devices", "max_nodes"):
         limit: int | None = getattr(request, field)
-        if limit is not None:
-            more = sorted({limit + 1, limit + 2, most})
-            yield (asked(f"raise {field} to {count}", **{field: count}) for count in more if limit < count <= most)
-    fewer = range(request.min_nodes - 1, 0, -1)
-    yield (asked(f"lower min_nodes to {count}", min_nodes=count) for count in fewer)
-    pins = request.pin.items()
-    yield (
-        asked(f"drop the pin of {name}", pin={other: count for other, count in pins if other != name})
-        for name in request.pin
-    )
-    yield (
-        asked(f"do not exclude {name}", exclude=tuple(other for other in request.exclude if other != name))
-        for name in request.exclude
-    )
-    if request.include:
-        yield [asked("drop include", include=())]
-    if request.sharding == "tensor":
-        yield [asked("ask for sharding auto", sharding="auto")]
-    if refusal.code == "no_links" and fleet.default_link is None:
-        names = sorted(node.node_id for node in fleet.nodes)
-        yield (change for a in names for b in names if a != b for change in _linked(fleet, request, a, b, policy))
-    if request.context_tokens:
-        yield _shorter(fleet, request)
-    if request.concurrency > 1:
-        yield [asked("lower concurrency to 1", concurrency=1)]
-    if refusal.missing_bytes:
-        yield _freed(fleet, request, refusal.missing_bytes)
-        yield _added(fleet, request, refusal.missing_bytes, model, policy)
+        if limit is not None and limit < most:
+
+            def allowing(count: int, field: str = field) -> Plea:
+                return plea.asking(**{field: count})
+
+            more = trial.smallest(allowing, limit, most)
+            if more is not None:
+                yield _change(f"raise {field} to {more}")
+    if request.min_nodes > 1:
+        fewer = trial.largest(lambda count: plea.asking(min_nodes=count), 1, request.min_nodes)
+        if fewer is not None:
+            yield _change(f"lower min_nodes to {fewer}")
+    changed = [
+        *(
+            (f"drop the pin of {name}", {"pin": {key: n for key, n in request.pin.items() if key != name}})
+            for name in request.pin
+        ),
+        *(
+            (f"do not exclude {name}", {"exclude": tuple(other for other in request.exclude if other != name)})
+            for name in request.exclude
+        ),
+        *([("drop include", {"include": ()})] if request.include else []),
+        *([("ask for sharding auto", {"sharding": "auto"})] if request.sharding == "tensor" else []),
+    ]
+    for text, changes in changed:
+        if trial.fits(plea.asking(**changes)):
+            yield _change(text)
 
 
-def _shorter(fleet: Fleet, request: PlacementRequest) -> Iterator[Change]:
-    """Yield shorter contexts, in steps of a quarter."""
-    tokens = request.context_tokens
-    while tokens > 0:
-        tokens = tokens * 3 // 4
-        tokens = tokens // STEP * STEP or tokens
-        yield f"lower context_tokens to {tokens}", fleet, request.model_copy(update={"context_tokens": tokens})
+def _change(text: str) -> Remedy:
+    return Remedy(kind="change_request", text=text)
 
 
-def _linked(fleet: Fleet, request: PlacementRequest, here: str, there: str, policy: Policy) -> Iterator[Change]:
-    if (here, there) not in {(link.from_node, link.to_node) for link in fleet.links}:
-        link = FleetLink.model_validate({"from": here, "to": there, **policy.device_link.model_dump()})
-        changed = fleet.model_copy(update={"links": (*fleet.links, link)})
-        yield f"add a link from {here} to {there}", changed, request
+def _shorter_context(plea: Plea, trial: Trial, rooms: Rooms) -> Iterator[Remedy]:
+    tokens = _largest_that_fits(plea, trial, rooms, "context_tokens", 0, STEP)
+    if tokens is not None:
+        yield Remedy(kind="shorten_context", text=f"lower context_tokens to {tokens}", context_tokens=tokens)
 
 
-def _freed(fleet: Fleet, request: PlacementRequest, missing: int) -> Iterator[Change]:
-    """Yield freeing what is missing on one device, where so much is in use."""
-    for key, _, device in sorted(fleet.devices(), key=lambda one: one[0]):
-        used = device.memory_used_bytes or 0
-        for amount in sorted({missing, 2 * missing}):
-            if used >= amount:
-                changed = _with_device(fleet, key, device.model_copy(update={"memory_used_bytes": used - amount}))
-                yield f"free {bytes_text(amount, round_up=True)} on {key}", changed, request
+def _lower_concurrency(plea: Plea, trial: Trial, rooms: Rooms) -> Iterator[Remedy]:
+    count = _largest_that_fits(plea, trial, rooms, "concurrency", 1, 1)
+    if count is not None:
+        yield Remedy(kind="lower_concurrency", text=f"lower concurrency to {count}", concurrency=count)
 
 
-def _added(
-    fleet: Fleet, request: PlacementRequest, missing: int, model: ModelProfile, policy: Policy
-) -> Iterator[Change]:
-    """Yield a further device beside the roomiest one, with what is missing and what any device needs."""
-    surveyed = survey(fleet, model, request, policy)
-    if not surveyed.candidates or (request.include and surveyed.candidates[0].node not in request.include):
-        return
-    beside = max(surveyed.candidates, key=lambda candidate: (candidate.usable_bytes, candidate.key))
-    overhead = beside.usable_bytes - beside.room_bytes
-    for amount in (missing, 2 * missing, 4 * missing):
-        device = FleetDevice(
-            device_id=NEW_DEVICE,
-            backend=beside.device.backend,
-            memory_total_bytes=_total_for(amount + overhead, request, policy, beside.device.backend),
-            memory_used_bytes=0,
-            memory_bandwidth_bytes_per_second=beside.device.memory_bandwidth_bytes_per_second,
-        )
-        nodes = tuple(
-            node.model_copy(update={"devices": (*node.devices, device)}) if node.node_id == beside.node else node
-            for node in fleet.nodes
-        )
-        text = f"add a device with {bytes_text(amount + overhead, round_up=True)} usable to {beside.node}"
-        yield text, fleet.model_copy(update={"nodes": nodes}), request
+def _largest_that_fits(plea: Plea, trial: Trial, rooms: Rooms, field: str, least: int, step: int) -> int | None:
+    """Return the largest value of a field below the asked one that fits, ``None`` if not even ``least`` does."""
+    asked: int = getattr(plea.request, field)
+
+    def asking(value: int) -> Plea:
+        return plea.asking(**{field: value})
+
+    counted = _counting(plea, rooms, field)
+    if asked <= least or not counted(least):
+        return None
+    above = largest(counted, least, asked) + 1
+    found = trial.largest(asking, least, above, step if above > step else 1)
+    # Where no multiple is left, a smaller number may be.
+    return found if found is None or found >= step else trial.largest(asking, found, min(step, above))
 
 
-def _total_for(usable: int, request: PlacementRequest, policy: Policy, backend: str | None) -> int:
-    """Return the memory of an empty device that has ``usable`` bytes left after its headroom."""
-    rules = policy.of_backend(backend)
-    fraction = rules.headroom_fraction if request.headroom_fraction is None else request.headroom_fraction
-    least = rules.headroom_bytes if request.headroom_bytes is None else request.headroom_bytes
-    return max(usable + least, int(usable / (1 - fraction)) + 2)
+def _counting(plea: Plea, rooms: Rooms, field: str) -> Callable[[int], bool]:
+    """Return whether counting allows a value of a field."""
+    devices = {key: device for key, _, device in plea.fleet.devices()}
+    kinds = kinds_of(devices, plea.model, plea.request)
+    buffers = activation_bytes(plea.model, plea.request, plea.policy)
+
+    def allows(value: int) -> bool:
+        request = plea.request.model_copy(update={field: value})
+        spared = buffers - activation_bytes(plea.model, request, plea.policy)
+        spacious = {key: room + spared for key, room in rooms.items()}
+        return may_be_enough(layer_memory(plea.model, request), spacious, request, kinds)
+
+    return allows
 
 
-def _with_device(fleet: Fleet, key: DeviceKey, changed: FleetDevice) -> Fleet:
-    nodes = tuple(
-        node.model_copy(update={"devices": tuple(changed if d.device_id == key.device_id else d for d in node.devices)})
-        if node.node_id == key.node_id
-        else node
-        for node in fleet.nodes
-    )
-    return fleet.model_copy(update={"nodes": nodes})
-
-
-def _fits(
-    fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, seconds_left: Callable[[], float]
-) -> bool:
-    surveyed = survey(fleet, model, request, policy)
-    if not surveyed.candidates:
-        return False
-    links = links_of(fleet, policy)
-    problem = formulate(surveyed, links, model, request, device_scores(surveyed, links, policy))
-    return bool(feasible(problem, seconds_left, tries=120))
+def _other_model(plea: Plea, trial: Trial, variants: Iterable[ModelProfile]) -> Iterator[Remedy]:
+    """Yield the largest smaller variant that fits."""
+    own = sum(plea.model.bytes_by_layer)
+    smaller: Sequence[ModelProfile] = [one for one in variants if sum(one.bytes_by_layer) < own]
+    for model in sorted(smaller, key=lambda one: (-sum(one.bytes_by_layer), one.model_id)):
+        if trial.fits(plea.of_model(model)):
+            name = ModelId(model.model_id)
+            yield Remedy(kind="other_model", text=f"ask for {name}, which fits", model_id=name)
+            return

@@ -41,16 +41,17 @@ def scores(
     flops = [candidate.flops or 0.0 for candidate in candidates]
     room = [float(candidate.usable_bytes) for candidate in candidates]
     bandwidth = [candidate.bandwidth for candidate in candidates]
+    most_flops, most_room, most_bandwidth = (max(figures, default=0.0) for figures in (flops, room, bandwidth))
     weights = policy.score_weights.model_dump()
     weight_sum = sum(weights.values()) or 1.0
     found: dict[DeviceKey, Score] = {}
     for index, candidate in enumerate(candidates):
         parts = {
-            "compute": _share(flops[index], max(flops)),
-            "memory": _share(room[index], max(room)),
+            "compute": _share(flops[index], most_flops),
+            "memory": _share(room[index], most_room),
             "network": 1.0 if len(nodes) == 1 else _share(reach[candidate.node], best_reach),
             "thermal": thermal_part(candidate.device),
-            "bandwidth": _share(bandwidth[index], max(bandwidth)),
+            "bandwidth": _share(bandwidth[index], most_bandwidth),
         }
         total = sum(weights[name] * part for name, part in parts.items()) / weight_sum
         found[candidate.key] = Score(min(1.0, total), parts)

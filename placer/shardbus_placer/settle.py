@@ -18,7 +18,7 @@ from shardbus_placer.problem import Problem, Unit
 
 SAME = 1e-9
 """Relative difference below which two costs are equal."""
-MOST_STAGES_PRICED = 2000
+MOST_STAGES_PRICED = 1000
 """Stages of changed plans that are priced at most, each way: counted, so that no plan depends on the machine."""
 MOST_PASSES = 8
 """How often all changes are gone through."""

@@ -186,7 +186,7 @@ def _problem(pulp: Any, model: LinearModel) -> tuple[Any, list[Any]]:
 
 
 class _Highs:
-    """HiGHS in this process. PuLP formulates the program; later changes go to the same HiGHS, which starts where it was."""
+    """HiGHS in this process: PuLP formulates the program, and later changes go on from where it was solved."""
 
     def __init__(self, pulp: Any, highspy: Any, solver: Any) -> None:
         self._pulp, self._highspy, self._solver = pulp, highspy, solver
@@ -208,15 +208,16 @@ class _Highs:
         if left <= 0:
             return Solution("deadline", "HiGHS", detail="the program took all the time to build")
         self._run(left)
-        if self._engine.getModelStatus() in self._impossible:
+        engine: Any = self._engine
+        if engine.getModelStatus() in self._impossible:
             # HiGHS 1.16's presolve calls some programs infeasible that are not: nothing is refused on its word alone.
             left = seconds - (time.monotonic() - began)
             if left <= 0:
                 return Solution("deadline", "HiGHS", detail="there was no time to check that there is no solution")
-            self._engine.setOptionValue("presolve", "off")
-            self._engine.clearSolver()
+            engine.setOptionValue("presolve", "off")
+            engine.clearSolver()
             self._run(left)
-            self._engine.setOptionValue("presolve", "choose")
+            engine.setOptionValue("presolve", "choose")
         return self._answer(relaxed=relaxed)
 
     def _run(self, seconds: float) -> None:

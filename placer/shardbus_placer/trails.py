@@ -1,8 +1,7 @@
 """Ways through the fleet that keep to its quick links: a good order for the slowest stage before any solver is asked.
 
 For one time after the other, nodes are joined by the quickest links first, as long as what leaves by them is still in
-time; the ends of what was joined are then joined by what is left. How many layers such a trail holds within the time says
-whether the time can be met; each trail that can is cut exactly.
+time. How many layers such a trail holds within the time says whether the time can be met; each that can is cut exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from shardbus_placer.greedy import Search
 from shardbus_placer.problem import Problem, Unit
 
-HALVINGS = 9
+HALVINGS = 6
 """Times that are tried between what counting allows and the best plan."""
 CLOSE = 1e-9
 
@@ -48,9 +47,7 @@ class _Trails:
             (seconds, a, b) for a in nodes for b in nodes if a != b and (seconds := problem.hops[a][b]) is not None
         )
         size = problem.memory.prefix[1]
-        self.most = {
-            unit.devices: problem.layers if size == 0 else unit.room_bytes // size for unit in problem.units
-        }
+        self.most = {unit.devices: problem.layers if size == 0 else unit.room_bytes // size for unit in problem.units}
 
     def _takes(self, unit: Unit, seconds: float) -> int:
         if seconds < 0:

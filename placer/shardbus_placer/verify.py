@@ -27,7 +27,7 @@ def verify(
     fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed
 ) -> tuple[str, ...]:
     """Return everything that is wrong with the plan, one sentence each; empty means it holds."""
-    checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _stage_times, _times)
+    checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _stage_times, _times, _prefill)
     if request.objective == "fleet_throughput":
         flow = (verify_flow.ranges, verify_flow.conditions, verify_flow.amounts, verify_flow.promises)
         checks = (_known, _memory, _places, _tensor, _stage_times, *flow)
@@ -334,6 +334,59 @@ def _stage_seconds(
     return seconds
 
 
+def _prefill(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+    """Yield what is wrong with the times for a prompt of the asked context, all stages and hops one after another."""
+    prompt, whole = request.context_tokens, 0.0
+    by_key = {key: device for key, _, device in fleet.devices()}
+    declared: dict[tuple[str, str], FleetLink] = {(link.from_node, link.to_node): link for link in fleet.links}
+    crossing = prompt * model.activation_bytes_per_token
+    for stage in placed.stages:
+        group = [by_key[key] for key in stage.devices]
+        peaks = [_flops(device, model, policy) for device in group]
+        if prompt == 0 or model.flops_by_layer is None or None in peaks:
+            if stage.prefill_seconds is not None or placed.predicted.prefill_seconds is not None:
+                yield f"nobody knows how long the stage on {stage.devices[0]} takes for a prompt"
+            return
+        known = [d.memory_bandwidth_bytes_per_second for d in by_key.values() if d.memory_bandwidth_bytes_per_second]
+        slowest, seconds = min(known, default=math.inf), 0.0
+        for device, peak in zip(group, peaks, strict=True):
+            bandwidth = _peak(device, policy, slowest) * _speed(device, policy)
+            bandwidth *= policy.of_backend(device.backend).bandwidth_efficiency
+            operations = read = 0.0
+            for layer in range(stage.start_layer, stage.end_layer):
+                operations += model.flops_by_layer[layer] * prompt
+                read += min(model.bytes_by_layer[layer], model.active_bytes_by_layer[layer] * prompt)
+            head = max(model.head_bytes, model.embedding_bytes) if model.tied_embedding else model.head_bytes
+            head *= stage.end_layer == model.layers
+            seconds = max(seconds, max(operations / (peak or 1.0), read / bandwidth) + head / bandwidth)
+        heads, of = _largest_share(model, len(group))
+        seconds *= heads / of
+        if len(group) > 1:
+            ways = [_link(fleet, policy, declared, a, b) for a, b in permutations(stage.devices, 2)]
+            latency = max(link.latency_seconds for link in ways if link is not None)
+            rate = min(link.bandwidth_bytes_per_second for link in ways if link is not None)
+            seconds += 4 * stage.layers * (len(group) - 1) * (latency + crossing / len(group) / rate)
+        whole += seconds
+        if stage.prefill_seconds is None or not _same(stage.prefill_seconds, seconds):
+            yield f"the stage on {stage.devices[0]} takes {seconds} s for a prompt, not {stage.prefill_seconds} s"
+    for hop in placed.hops:
+        link = _link(fleet, policy, declared, hop.from_device, hop.to_device)
+        seconds = 0.0 if link is None else link.latency_seconds + crossing / link.bandwidth_bytes_per_second
+        whole += seconds
+        if hop.prefill_seconds is None or not _same(hop.prefill_seconds, seconds):
+            yield f"the hop to {hop.to_device} takes {seconds} s for a prompt, not {hop.prefill_seconds} s"
+    if placed.predicted.prefill_seconds is None or not _same(placed.predicted.prefill_seconds, whole):
+        yield f"a prompt takes {whole} s, not {placed.predicted.prefill_seconds} s"
+
+
+def _flops(device: FleetDevice, model: ModelProfile, policy: Policy) -> float | None:
+    names = [model.dtype, "float16", "bfloat16", "float32"]
+    peak = next((device.peak_flops[name] for name in names if name in device.peak_flops), None)
+    return (
+        None if peak is None else peak * policy.of_backend(device.backend).compute_efficiency * _speed(device, policy)
+    )
+
+
 def _speed(device: FleetDevice, policy: Policy) -> float:
     """Return the share of its speed that the device has to give."""
     speed = 1.0
@@ -373,10 +426,8 @@ def _scores(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
     raw: dict[DeviceKey, dict[str, float]] = {}
     for key, device in usable.items():
         speed, rules = _speed(device, policy), policy.of_backend(device.backend)
-        names = [model.dtype, "float16", "bfloat16", "float32"]
-        flops = next((device.peak_flops[name] for name in names if name in device.peak_flops), 0.0)
         raw[key] = {
-            "compute": flops * rules.compute_efficiency * speed,
+            "compute": _flops(device, model, policy) or 0.0,
             "memory": max(0, _free(request, policy, device) or 0),
             "network": reach[key.node_id] if len(nodes) > 1 else 1.0,
             "bandwidth": _peak(device, policy, slowest) * rules.bandwidth_efficiency * speed,

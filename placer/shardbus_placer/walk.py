@@ -2,8 +2,8 @@
 
 Order matters between nodes, not between the devices of one: a plan is a walk over nodes that enters and leaves each
 as often as the other, and of which every used node is part. Counting the steps of such a walk, from each kind of node
-to each other, says all about its hops; the walk itself is read off afterwards (``itinerary.py``). That all is one walk and
-not several rings takes a row for every set of nodes: those that a solution breaks are added when it does.
+to each other, says all about its hops; the walk itself is read off afterwards (``itinerary.py``). That all is one walk
+and not several rings takes a row for every set of nodes: those that a solution breaks are added when it does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,11 +27,13 @@ class Walk:
         used: Sequence[int],
         first: Sequence[Terms] | None = None,
         last: Sequence[Terms] | None = None,
+        longest: Sequence[float] | None = None,
     ) -> None:
         """Add the columns and rows to ``model``.
 
         ``used`` are the columns that count the used units of each kind. ``first`` and ``last`` are terms that say
-        whether the walk begins or ends in a kind of node, if the model has columns for that already.
+        whether the walk begins or ends in a kind of node, if the model has columns for that already. Hops of more than
+        ``longest`` seconds are left out, if given for each kind of node.
         """
         self.model, self.kinds, self.used = model, kinds, used
         places = range(len(kinds.nodes))
@@ -44,11 +46,16 @@ class Walk:
             stages = kinds.nodes[a].count * kinds.nodes[a].stages
             for b in places:
                 hop = kinds.hop(problem, a, b)
-                if hop is not None and (a != b or kinds.nodes[a].count > 1):
+                if hop is not None and (longest is None or hop <= longest[a]) and (a != b or kinds.nodes[a].count > 1):
                     most = min(stages, kinds.nodes[b].count * kinds.nodes[b].stages)
                     self.between[a, b] = model.column(0, most, integer=True)
             if kinds.nodes[a].stages > 1 and kinds.nodes[a].inner_hop is not None:
                 self.inside[a] = model.column(0, stages - kinds.nodes[a].count, integer=True)
+        self._into: list[list[tuple[int, int]]] = [[] for _ in places]
+        self._out: list[list[int]] = [[] for _ in places]
+        for (a, b), column in self.between.items():
+            self._into[b].append((a, column))
+            self._out[a].append(column)
         self.here = [self._balance(a) for a in places]
         model.row([term for terms in self.first for term in terms], 1, 1)
         model.row([term for terms in self.last for term in terms], 1, 1)
@@ -58,11 +65,11 @@ class Walk:
                     self._connect(frozenset([a]), kind)
 
     def _balance(self, a: int) -> int | None:
-        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if there is one."""
+        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if any."""
         model, node = self.model, self.kinds.nodes[a]
         units = [(self.used[kind], -1.0) for kind in node.kinds]
         inside = [(self.inside[a], 1.0)] if a in self.inside else []
-        leaving = [(column, 1.0) for (x, _), column in self.between.items() if x == a]
+        leaving = [(column, 1.0) for column in self._out[a]]
         entering = self._entering([a], own=True)
         model.row([*leaving, *inside, *self.last[a], *units], 0, 0)
         model.row([*entering, *inside, *units], 0, 0)
@@ -87,9 +94,7 @@ class Walk:
         """
         inside = frozenset(places)
         terms: Terms = [
-            (column, 1.0)
-            for (x, b), column in self.between.items()
-            if b in inside and (x not in inside or (own and x == b))
+            (column, 1.0) for b in inside for x, column in self._into[b] if x not in inside or (own and x == b)
         ]
         return [*terms, *(term for a in inside for term in self.first[a])]
 
@@ -120,17 +125,14 @@ class Walk:
 
     def _apart(self, values: Sequence[float]) -> list[frozenset[int]]:
         """Return sets of node kinds that the walk reaches less often than their units ask for."""
-        places = [a for a, node in enumerate(self.kinds.nodes) if any(values[self.used[k]] > ENOUGH for k in node.kinds)]
+        places = [
+            a for a, node in enumerate(self.kinds.nodes) if any(values[self.used[k]] > ENOUGH for k in node.kinds)
+        ]
         steps = {
-            (a, b): values[column]
-            for (a, b), column in self.between.items()
-            if a != b and values[column] > ENOUGH
+            (a, b): values[column] for (a, b), column in self.between.items() if a != b and values[column] > ENOUGH
         }
         source = {a: sum(values[column] * value for column, value in self.first[a]) for a in places}
-        found: list[frozenset[int]] = []
-        for start in _components(places, steps):
-            if sum(source.get(a, 0.0) for a in start) <= ENOUGH:
-                found.append(start)
+        found = [part for part in _components(places, steps) if sum(source.get(a, 0.0) for a in part) <= ENOUGH]
         if found:
             return found
         for a in places:

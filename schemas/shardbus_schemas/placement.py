@@ -94,7 +94,7 @@ class Stage(FrozenModel):
     seconds: Seconds
     """Predicted decode time of this stage for one token of each sequence."""
     prefill_seconds: Seconds | None = None
-    """Predicted time of this stage for the whole prompt of one sequence; ``None`` when FLOPs are unknown."""
+    """Predicted time of this stage for a prompt of the asked context; ``None`` without one, or if FLOPs are unknown."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """Under ``fleet_throughput``: the rate that this stage can sustain with the layers it holds."""
 
@@ -112,7 +112,7 @@ class Hop(FrozenModel):
     seconds: Seconds
     """Link latency plus activation bytes over link bandwidth."""
     prefill_seconds: Seconds | None = None
-    """The same for all activations of the prompt of one sequence."""
+    """The same for all activations of a prompt of the asked context; ``None`` if that is 0."""
     known: bool = True
     """False where no measurement exists and the policy's conservative figure was used."""
 
@@ -183,7 +183,8 @@ class Prediction(FrozenModel):
     prefill_tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """``None`` when a device's peak FLOPS or the model's FLOPs are unknown."""
     prefill_seconds: Seconds | None = None
-    """What one user waits for the first token of a prompt that fills the asked context: all stages and hops."""
+    """What one user waits for the first token of a prompt that fills the asked context: all stages and hops.
+    ``None`` where a part of it is unknown."""
     assumptions: tuple[str, ...] = ()
     """What was not known and how it was counted."""
 
@@ -255,15 +256,15 @@ class Remedy(FrozenModel):
     device: DeviceKey | None = None
     """Where to free memory, or beside which device to add one."""
     memory_bytes: Bytes | None = None
-    """How much to free, or how much must be usable on the added device."""
+    """How much to free, or how much must be usable on the added device, after its headroom."""
     context_tokens: TokenCount | None = None
-    """The longest context that fits."""
+    """The longest context that fits, in multiples of 64 where that leaves any."""
     concurrency: PositiveCount | None = None
     model_id: ModelId | None = None
     """A smaller variant of the model that fits."""
     from_node: NodeId | None = None
     to_node: NodeId | None = None
-    """The link that is missing."""
+    """The link that is missing; the first of them where ``text`` names several that are needed together."""
 
 
 class Refusal(FrozenModel):
@@ -276,10 +277,12 @@ class Refusal(FrozenModel):
     available_bytes: Bytes | None = None
     missing_bytes: Bytes | None = None
     missing_by_device: dict[DeviceKey, Bytes] = {}
+    """By device: how many bytes more, free on it alone, make the model fit. A device that is not here would not help
+    alone, or there was no time to find out."""
     reasons: dict[str, int] = {}
     """How many devices were barred, per reason."""
     remedy: str | None = None
-    """The smallest change that would make it fit."""
+    """The gentlest of ``remedies`` as one sentence; where there are none, what counting knows."""
     remedies: tuple[Remedy, ...] = ()
     """The smallest changes of each kind that would make it fit, each alone, the gentlest first."""
     proved: bool = True

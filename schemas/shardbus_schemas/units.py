@@ -7,6 +7,8 @@ from typing import Final
 
 _STEP = 1024
 _WHOLE_FROM = 99.95
+_ONE = 0.9995
+"""What is shown as 1 when three figures are shown."""
 _TENTHS_FROM = ("MiB", "GiB", "TiB")
 
 
@@ -31,7 +33,7 @@ def seconds_text(seconds: float | None) -> str:
     if seconds == 0:
         return "0"
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1:
+        if seconds * factor >= _ONE:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 

@@ -58,6 +58,7 @@ class Row:
     model: str | None = None
     """An id of the catalogue; without it, one of 80 layers that leaves room."""
     sharding: Sharding = "pipeline"
+    deadline_ms: float = DEADLINE_MS
 
 
 ROWS = (
@@ -84,6 +85,7 @@ ROWS = (
         lambda seed: fleets.large(200, seed),
         Goal(None, 100, 1000, close=1),
         fleets=10,
+        deadline_ms=1000,
     ),
     *(
         Row(
@@ -144,7 +146,7 @@ def measure(row: Row, objective: ObjectiveName, policy: Policy = POLICY) -> Meas
         told = row.fleet(seed)
         model = catalogue()[row.model] if row.model else fleets.model_of_80_layers(told, seed)
         request = PlacementRequest(
-            model=model, objective=objective, sharding=row.sharding, context_tokens=8192, deadline_ms=DEADLINE_MS
+            model=model, objective=objective, sharding=row.sharding, context_tokens=8192, deadline_ms=row.deadline_ms
         )
         state = state_of(told)
         gc.collect()  # what building the state left behind is not the planner's

@@ -1,6 +1,6 @@
 """A fleet of one device, and a planner of one rule, for tests of what surrounds the planner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from shardbus_placer.decider import Knowledge
 from shardbus_placer.policy import Policy
@@ -32,7 +32,14 @@ def attic() -> Sequence[FrozenModel]:
     )
 
 
-def placed_on(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy) -> Placed | Refused:
+def placed_on(
+    fleet: Fleet,
+    model: ModelProfile,
+    request: PlacementRequest,
+    policy: Policy,
+    *,
+    variants: Iterable[ModelProfile] = (),
+) -> Placed | Refused:
     """A planner of one rule: everything on the first device, if it is free."""
     key, _, device = next(iter(fleet.devices()))
     if device.memory_reserved_bytes:

@@ -46,7 +46,8 @@ def plan(
     if front:
         print_front(known, request, Policy(), json=json)
         return
-    result = make_plan(known.fleet, known.profile_of(request), request, Policy())
+    profile = known.profile_of(request)
+    result = make_plan(known.fleet, profile, request, Policy(), variants=known.variants_of(profile))
     if json:
         print_json(result_json(result) | position_json(known))
     else:

@@ -12,7 +12,7 @@ from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, or_, select
 
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.read_model.load import load_fleet_state
@@ -88,6 +88,13 @@ class InstanceView(FrozenModel):
     created_at: datetime
     updated_at: datetime
     reason: str | None
+
+
+class DecisionName(FrozenModel):
+    """What a decision can be asked for by."""
+
+    command_id: str
+    instance_id: str | None
 
 
 class RefusalView(FrozenModel):
@@ -199,6 +206,17 @@ def decisions(connection: Connection, *, limit: int = 100) -> Sequence[Decision]
     """Return the answers to the last commands, the newest first."""
     query = select(TABLES["decisions"]).order_by(DecisionRow.sequence.desc()).limit(limit)
     return [decision_record(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def decision_names(connection: Connection, *, prefix: str = "", limit: int = 1000) -> Sequence[DecisionName]:
+    """Return the last decisions by name, the newest first: those whose command or instance begins with ``prefix``."""
+    named = DecisionRow.command_id, DecisionRow.instance_id
+    begins = or_(*(name.startswith(prefix, autoescape=True) for name in named))
+    query = select(*named).where(begins).order_by(DecisionRow.sequence.desc()).limit(limit)
+    return [
+        DecisionName(command_id=command_id, instance_id=instance_id)
+        for command_id, instance_id in connection.execute(query)
+    ]
 
 
 def refusals(connection: Connection, *, limit: int = 100) -> Sequence[RefusalView]:

@@ -97,6 +97,18 @@ def catalogue() -> Catalogue:
     return Catalogue({entry["id"]: entry for entry in json.loads(text)["models"]})
 
 
+def variants_of(model_id: str, known: Mapping[str, ModelProfile]) -> Iterator[ModelProfile]:
+    """Yield the same model as published and in every quantisation that ``known`` has, as their ids tell; not itself.
+
+    Profiles are computed when they are asked for: whoever does not look pays nothing.
+    """
+    stems = [model_id, *(model_id.removesuffix(f"-{name}") for name in SCHEMES if model_id.endswith(f"-{name}"))]
+    stem = min(stems, key=len)
+    for name in (stem, *(f"{stem}-{scheme}" for scheme in SCHEMES)):
+        if name != model_id and name in known:
+            yield known[name]
+
+
 def _variants(model_id: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Scheme]]:
     native = entry.get("native")
     yield model_id, SCHEMES[native] if native else NATIVE[entry["dtype"]]

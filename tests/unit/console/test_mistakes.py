@@ -85,6 +85,7 @@ def test_a_bad_fleet_file_is_said_before_anything_starts(command: str, tmp_path:
         (("fit", "--family", "lama", "--fleet", FLEET), ("of the family 'lama'", "did you mean 'llama'?")),
         (("fit", "--fleet", FLEET, "--context-tokens", "-1"), ("context_tokens", "not -1")),
         (("place",), ("name a model",)),
+        (("explain",), ("INSTANCE|COMMAND",)),
         (("model", "show", "llama-3.1-8bb"), ("did you mean 'llama-3.1-8b'",)),
         (("model", "add", "/nonexistent/model", "--dry-run"), ("/nonexistent/model: no such file",)),
         (("events", "--stream", "commands"), ("--stream",)),
@@ -139,6 +140,7 @@ def test_a_bad_settings_file_is_said_with_its_place(
         (("placer",), "NATS"),
         (("devices",), "Postgres"),
         (("instances", "--json"), "Postgres"),
+        (("explain", "llama-3.1-8b-1a2b3c4d"), "Postgres"),
     ],
 )
 def test_a_server_that_is_not_there_is_said_with_what_to_do(arguments: tuple[str, ...], server: str) -> None:

@@ -47,8 +47,8 @@ def test_each_device_that_counts_has_its_layers_before_and_after() -> None:
     bigger = compare(AddDevice(NodeId("attic"), device("big", 100, 400.0, name="Card C")))
     rows = device_rows(bigger)
     assert [(row["device"], row["name"], row["layers before"], row["layers after"]) for row in rows] == [
-        ("attic/a", "Card A", "6-9", ""),
-        ("desk/b", "Card B", "0-5", ""),
+        ("attic/a", "Card A", "0-3", ""),
+        ("desk/b", "Card B", "4-9", ""),
         ("attic/big", "Card C", "", "0-9"),
     ]
     a, b = idle_lines(bigger)

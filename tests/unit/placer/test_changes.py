@@ -12,8 +12,8 @@ from shardbus_placer.changes import (
     changed,
     new_nodes,
 )
-from shardbus_placer.policy import Policy
 from shardbus_placer.links import links_of
+from shardbus_placer.policy import Policy
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey, NodeId

@@ -1,7 +1,7 @@
 """The placer's shell on the bus in memory: every command ends in exactly one answer, or among the dead letters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from shardbus_infra.bus.port import ExpectedLast, Outgoing
@@ -155,7 +155,14 @@ def test_a_placer_that_lost_the_race_plans_again_on_the_new_state() -> None:
 
 
 def test_a_defect_of_the_placer_stops_no_other_command_and_ends_among_the_dead_letters() -> None:
-    def fails_on_large(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Any) -> Placed | Refused:
+    def fails_on_large(
+        fleet: Fleet,
+        model: ModelProfile,
+        request: PlacementRequest,
+        policy: Any,
+        *,
+        variants: Iterable[ModelProfile] = (),
+    ) -> Placed | Refused:
         if model.model_id == "large":
             raise ZeroDivisionError("a defect")
         return placed_on(fleet, model, request, policy)

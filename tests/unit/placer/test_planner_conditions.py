@@ -164,7 +164,7 @@ def test_links_are_one_way() -> None:
 def test_without_a_link_no_stage_follows() -> None:
     answer = refused(ask(fleet(None, a=device("0", 60), b=device("0", 60, 90.0)), model(10, 10)))
     assert answer.refusal.code == "no_links"
-    assert answer.refusal.remedy == "add a link from a to b"
+    assert answer.refusal.remedy == "add a link from a to b, or add a device with 40 B or more to a"
 
 
 def test_a_node_may_be_left_and_entered_again() -> None:

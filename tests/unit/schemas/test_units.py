@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from shardbus_schemas.units import rate_of, seconds_of, tokens_text
+from shardbus_schemas.units import rate_of, seconds_of, seconds_text, tokens_text
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,10 @@ def test_what_is_no_duration_is_said(text: str, said: str) -> None:
 )
 def test_a_token_rate_has_tenths_where_they_say_something(rate: float | None, text: str) -> None:
     assert tokens_text(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.99999999, "1 s"), (0.9991, "999 ms"), (0.00099999, "1 ms"), (12.34, "12.3 s"), (0, "0")]
+)
+def test_a_duration_is_told_in_the_unit_that_fits_its_three_figures(seconds: float, said: str) -> None:
+    assert seconds_text(seconds) == said

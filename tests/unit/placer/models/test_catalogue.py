@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from shardbus_placer.models.catalogue import catalogue
+from shardbus_placer.models.catalogue import catalogue, variants_of
 from shardbus_placer.models.quantisation import SCHEMES
 
 CATALOGUE = catalogue()
@@ -58,6 +58,14 @@ def test_there_are_many_models_with_all_their_variants() -> None:
     assert set(WELL_KNOWN) <= set(CATALOGUE)
     variants = set(CATALOGUE.variants("llama-3.1-8b-4bit"))
     assert variants == {"llama-3.1-8b"} | {f"llama-3.1-8b-{name}" for name in SCHEMES if name != "mxfp4"}
+
+
+def test_variants_are_found_by_their_ids_in_any_mapping() -> None:
+    names = {profile.model_id for profile in variants_of("llama-3.1-8b-4bit", CATALOGUE)}
+    assert names == set(CATALOGUE.variants("llama-3.1-8b")) - {"llama-3.1-8b-4bit"}
+    only = {name: CATALOGUE[name] for name in ("llama-3.1-8b", "llama-3.1-8b-8bit", "llama-3.3-70b-8bit")}
+    assert [profile.model_id for profile in variants_of("llama-3.1-8b", only)] == ["llama-3.1-8b-8bit"]
+    assert list(variants_of("my-model", CATALOGUE)) == []
 
 
 def test_every_variant_is_a_profile_of_its_own_id() -> None:
