@@ -26,6 +26,7 @@ COMMANDS = (
             "place",
             "delete",
             "plan",
+            "explain",
             "fit",
             "whatif",
             "devices",
