@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from shardbus_schemas.placement import ObjectiveValue, Placed, Refused
 from shardbus_schemas.units import bytes_text, seconds_text
 
+from shardbus_console.flow_view import flow_rows
 from shardbus_console.output import data, print_table
 
 _MOST_BINDING = 2
 """`shardbus explain` says all of them."""
-_RIGHT = frozenset({"layers", "memory", "time", "hop to next", "score", "missing", "usable"})
+_RIGHT = frozenset({"layers", "memory", "time", "hop to next", "score", "missing", "usable", "tokens/s"})
 
 
 def stage_rows(placed: Placed) -> list[dict[str, object]]:
@@ -87,7 +88,8 @@ def refusal_lines(refused: Refused) -> Sequence[str]:
 def print_result(result: Placed | Refused, *, heading: str | None = None, left_out: bool = True) -> None:
     """Print a plan or a refusal for a person."""
     if isinstance(result, Placed):
-        print_table(heading or f"{result.model_id} is placed", stage_rows(result), right=_RIGHT)
+        rows = flow_rows(result) if result.flows else stage_rows(result)
+        print_table(heading or f"{result.model_id} is placed", rows, right=_RIGHT)
         lines = summary_lines(result)
     else:
         lines = [*([heading] if heading else []), *refusal_lines(result)]

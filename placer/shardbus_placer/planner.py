@@ -5,6 +5,7 @@ failure: the best greedy plan. Whoever made it, a plan passes the verifier or is
 that there is none refuses.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from shardbus_placer.binding import binding_of
 from shardbus_placer.candidates import Candidate, Survey, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
+from shardbus_placer.fleet_flow.whole_fleet import Task, place_whole_fleet
 from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import Links, links_of
 from shardbus_placer.optimise import Outcome, optimise, proves
@@ -40,6 +42,10 @@ FINISH_SECONDS_PER_DEVICE = 0.00015
 """Kept back from the deadline for verifying and explaining the plan."""
 VERIFY_SHARE = 0.4
 """Share of what is kept back that verifying may need; explaining stops short of it."""
+
+
+FLOW_SECONDS = 0.006
+"""Kept back besides for working out who hands over to whom under ``fleet_throughput``."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,21 @@ def plan(
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
+
+    if request.objective == "fleet_throughput":
+        task = Task(
+            fleet=fleet,
+            model=model,
+            request=request,
+            policy=policy,
+            survey=surveyed,
+            links=links,
+            scores=scores,
+            problem=problem,
+            elapsed=elapsed,
+            seconds_left=lambda: situation.seconds_left - FLOW_SECONDS,
+        )
+        return place_whole_fleet(task, functools.partial(plan, clock=clock))
 
     easy, reason = _easy(situation)
     situation.searched[:] = [elapsed()] * 2

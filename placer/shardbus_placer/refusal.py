@@ -20,7 +20,7 @@ def at_sight(
 ) -> Refusal | None:
     """Return a refusal that needs no search, or ``None``: contradictions in the request, and no device to use."""
     return (
-        _unsupported(request)
+        _pinned_flow(request)
         or _names(fleet, request)
         or _pins(model, request, survey)
         or _bounds(model, request, problem)
@@ -45,13 +45,13 @@ def after_search(
     return _condition(request, survey, problem, seconds_left)
 
 
-def _unsupported(request: PlacementRequest) -> Refusal | None:
-    if request.objective != "fleet_throughput":
+def _pinned_flow(request: PlacementRequest) -> Refusal | None:
+    if request.objective != "fleet_throughput" or not request.pin:
         return None
     return Refusal(
-        code="unsupported_objective",
-        message="the objective fleet_throughput is not built yet",
-        remedy="ask for throughput, latency or score",
+        code="constraints_conflict",
+        message="fleet_throughput chooses itself how many layers each device holds, and takes no pin",
+        remedy="drop pin, or ask for throughput",
     )
 
 
@@ -97,12 +97,13 @@ def _pins(model: ModelProfile, request: PlacementRequest, survey: Survey) -> Ref
 
 
 def _bounds(model: ModelProfile, request: PlacementRequest, problem: Problem) -> Refusal | None:
-    most = max((len(unit.nodes) for unit in problem.units), default=1)  # nodes that one stage may be of
-    limits = {
-        "the model's layers": model.layers * most,
-        "max_devices": request.max_devices,
-        "max_stages": None if request.max_stages is None else request.max_stages * most,
-    }
+    limits = {"max_devices": request.max_devices}
+    if request.objective != "fleet_throughput":  # there stages stand side by side
+        most = max((len(unit.nodes) for unit in problem.units), default=1)  # nodes that one stage may be of
+        limits |= {
+            "the model's layers": model.layers * most,
+            "max_stages": None if request.max_stages is None else request.max_stages * most,
+        }
     for what, limit in limits.items():
         if limit is not None and limit < request.min_nodes:
             return Refusal(

@@ -16,6 +16,7 @@ from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Stage
 
+from shardbus_placer import verify_flow
 from shardbus_placer.policy import Policy
 
 CLOSE = 1e-6
@@ -26,7 +27,10 @@ def verify(
     fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed
 ) -> tuple[str, ...]:
     """Return everything that is wrong with the plan, one sentence each; empty means it holds."""
-    checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _times, _prefill)
+    checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _stage_times, _times, _prefill)
+    if request.objective == "fleet_throughput":
+        flow = (verify_flow.ranges, verify_flow.conditions, verify_flow.amounts, verify_flow.promises)
+        checks = (_known, _memory, _places, _tensor, _stage_times, *flow)
     for check in checks:
         wrong = tuple(check(fleet, model, request, policy, placed))
         if wrong:  # later checks rely on what earlier ones made sure of
@@ -245,7 +249,7 @@ def _links(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
             yield f"the hop to {hop.to_device} takes {seconds} s, not {hop.seconds} s"
 
 
-def _times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+def _stage_times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
     by_key = {key: device for key, _, device in fleet.devices()}
     known = [d.memory_bandwidth_bytes_per_second for d in by_key.values()]
     slowest = min((speed for speed in known if speed is not None), default=math.inf)
@@ -255,6 +259,9 @@ def _times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
         )
         if not _same(stage.seconds, seconds):
             yield f"the stage on {stage.devices[0]} takes {seconds} s, not {stage.seconds} s"
+
+
+def _times(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
     hops = [*(hop.seconds for hop in placed.hops), 0.0]
     stages = [stage.seconds for stage in placed.stages]
     waited = sum(stages) + sum(hops)

@@ -326,6 +326,18 @@ class Placed(FrozenModel):
         return total
 
     @property
+    def depth(self) -> int:
+        """How many stages a token passes, on the longest way where there are several."""
+        if not self.flows:
+            return len(self.stages)
+        depth: dict[DeviceKey, int] = {}
+        for stage in sorted(self.stages, key=lambda stage: stage.start_layer):
+            name = stage.devices[0]
+            before = (flow.from_device for flow in self.flows if flow.to_device == name)
+            depth[name] = 1 + max((depth.get(device, 0) for device in before if device is not None), default=0)
+        return max(depth.values())
+
+    @property
     def nodes(self) -> tuple[NodeId, ...]:
         """The nodes it runs on, in pipeline order, each once."""
         return tuple(dict.fromkeys(device.node_id for stage in self.stages for device in stage.devices))

@@ -7,6 +7,7 @@ from shardbus_schemas.placement import Placed, Refused
 
 from shardbus_console.commands.place import ModelFile, which_model
 from shardbus_console.exits import Exit, needs
+from shardbus_console.flow_view import Front, flow_asked, print_front
 from shardbus_console.known import FleetFile, position_json, print_position, read_known
 from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import print_json
@@ -26,6 +27,7 @@ def plan(
     model: ModelFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
+    front: Front = False,
     asked: dict[str, object],
 ) -> None:
     """Plan a placement on a fleet file or the live fleet.
@@ -37,8 +39,13 @@ def plan(
     with needs("placer"):
         from shardbus_placer.planner import plan as make_plan
         from shardbus_placer.policy import Policy
+    if front:
+        asked = flow_asked(asked)
     request = request_of(asked | which_model(model_id, model))
     known = read_known(fleet, nats_url)
+    if front:
+        print_front(known, request, Policy(), json=json)
+        return
     profile = known.profile_of(request)
     result = make_plan(known.fleet, profile, request, Policy(), variants=known.variants_of(profile))
     if json:

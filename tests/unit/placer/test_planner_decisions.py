@@ -174,10 +174,6 @@ def test_an_empty_fleet_is_refused() -> None:
     assert refused(ask(Fleet(nodes=(FleetNode(node_id="a"),)), model())).refusal.code == "no_devices"
 
 
-def test_fleet_throughput_is_refused_for_now() -> None:
-    assert refused(ask(MIXED, model(), objective="fleet_throughput")).refusal.code == "unsupported_objective"
-
-
 def test_the_default_policy_plans_a_real_model_on_a_real_fleet() -> None:
     gib = 1 << 30
     where = fleet(

@@ -11,6 +11,7 @@ from shardbus_schemas.placement import Refused
 from support.planning import PLAIN, ask, asked, device, fleet, link, model, placed, refused
 
 GROUPS = {"supports_tensor": True, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 8}
+FLOW = {"objective": "fleet_throughput"}
 ROOMY = fleet(a=device("0", 1000), b=device("0", 1000, 300.0))
 
 CASES: list[tuple[str, Fleet, ModelProfile, dict[str, Any]]] = [
@@ -35,7 +36,11 @@ CASES: list[tuple[str, Fleet, ModelProfile, dict[str, Any]]] = [
     ("constraints_conflict", ROOMY, model(), {"include": ("a",), "exclude": ("a",)}),
     ("constraints_conflict", ROOMY, model(), {"min_nodes": 2, "max_devices": 1}),
     ("constraints_conflict", ROOMY, model(1), {"min_nodes": 2}),
-    ("unsupported_objective", ROOMY, model(), {"objective": "fleet_throughput"}),
+    ("constraints_conflict", ROOMY, model(), {"objective": "fleet_throughput", "pin": {"a/0": 3}}),
+    ("constraints_conflict", fleet(a=device("0", 60), b=device("0", 60)), model(), {"max_stages": 1, **FLOW}),
+    ("insufficient_memory", fleet(a=device("0", 50), b=device("0", 40, 300.0)), model(), FLOW),
+    ("not_enough_nodes", ROOMY, model(), {"min_nodes": 3, **FLOW}),
+    ("no_links", fleet(None, a=device("0", 60), b=device("0", 60, 90.0)), model(), FLOW),
 ]
 
 

@@ -1,0 +1,161 @@
+"""The answer for the objective ``fleet_throughput``: the best verified flow found before the deadline."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.model_profile import ModelProfile
+from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
+
+from shardbus_placer import solver_pulp
+from shardbus_placer.candidates import Survey
+from shardbus_placer.explain import verdicts
+from shardbus_placer.fleet_flow import answer
+from shardbus_placer.fleet_flow.certificate import Certificate
+from shardbus_placer.fleet_flow.growth import grown, nodes_in, spread
+from shardbus_placer.fleet_flow.rates import Rates
+from shardbus_placer.fleet_flow.solve import Found, solve
+from shardbus_placer.fleet_flow.spending import Spending
+from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic, capacities, traffic
+from shardbus_placer.links import Links
+from shardbus_placer.policy import Policy
+from shardbus_placer.problem import Problem
+from shardbus_placer.score import Score
+from shardbus_placer.verify import verify
+
+JOININGS = 400
+"""Flows that may be worked out to let further units join."""
+LEAST_MS = 5.0
+"""What the search for a single pipeline gets at the least when nothing else was found."""
+Planner = Callable[[Fleet, ModelProfile, PlacementRequest, Policy], Placed | Refused]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that was worked out about one request before any search."""
+
+    fleet: Fleet
+    model: ModelProfile
+    request: PlacementRequest
+    policy: Policy
+    survey: Survey
+    links: Links
+    scores: Mapping[DeviceKey, Score]
+    problem: Problem
+    elapsed: Callable[[], float]
+    seconds_left: Callable[[], float]
+
+
+def place_whole_fleet(task: Task, plan: Planner) -> Placed | Refused:
+    """Return the plan with the highest flow found, or why there is none.
+
+    ``plan`` answers the same request for a single pipeline: whether the model can be placed at all, and a plan to
+    fall back on where nothing better was found.
+    """
+    problem, request = task.problem, task.request
+    rates = Rates(problem, request.concurrency)
+    capacity = capacities(problem, task.links, task.model)
+    found = solve(problem, rates, capacity, Certificate(rates, capacity), task.seconds_left)
+    everyone = range(len(problem.units))
+    spending = Spending(JOININGS, task.seconds_left)
+    if found.traffic is not None:
+        through = found.traffic
+        if found.slow_links and through.value < found.bound:
+            through = grown(problem, rates, capacity, through, everyone, spending)
+        through = spread(problem, rates, capacity, through, everyone, spending)
+        if len(nodes_in(problem, through)) >= problem.min_nodes:
+            placed = _placed(task, rates, capacity, found, through)
+            if not verify(task.fleet, task.model, request, task.policy, placed):
+                return placed
+    return _around_one_pipeline(task, rates, capacity, found, plan)
+
+
+def _around_one_pipeline(
+    task: Task, rates: Rates, capacity: Capacities, found: Found, plan: Planner
+) -> Placed | Refused:
+    """Return the plan that grows around one pipeline, or the refusal if there is not even that."""
+    request, problem = task.request, task.problem
+    spending = Spending(JOININGS, task.seconds_left)
+    for min_nodes in dict.fromkeys((request.min_nodes, 1)):
+        if min_nodes > problem.layers:
+            continue
+        left = max(LEAST_MS, task.seconds_left() * 1e3)
+        alone = plan(
+            task.fleet,
+            task.model,
+            request.model_copy(update={"objective": "throughput", "min_nodes": min_nodes, "deadline_ms": left}),
+            task.policy,
+        )
+        if isinstance(alone, Refused):
+            if min_nodes == 1:
+                return alone  # no route through any flow could hold the model
+            continue
+        index = {unit.devices: position for position, unit in enumerate(problem.units)}
+        held = [Held(index[stage.devices], stage.start_layer, stage.end_layer, 0) for stage in alone.stages]
+        begun = traffic(rates, capacity, held, len(held))
+        everyone = range(len(problem.units))
+        wide = spread(problem, rates, capacity, begun, everyone, spending)
+        for candidate in (grown(problem, rates, capacity, wide, everyone, spending), wide):
+            if len(nodes_in(problem, candidate)) >= problem.min_nodes:
+                placed = _placed(task, rates, capacity, found, candidate)
+                if not verify(task.fleet, task.model, request, task.policy, placed):
+                    return placed
+    # One pipeline cannot spread so far; that devices side by side cannot either was not proved.
+    refusal = Refusal(
+        code="not_enough_nodes",
+        message=f"no flow was found that takes part of {request.min_nodes} nodes at least",
+        reasons=task.survey.reasons,
+        remedy="lower min_nodes",
+        proved=False,
+    )
+    return Refused(
+        model_id=task.model.model_id,
+        strategy="greedy",
+        strategy_reason="whole fleet: one pipeline was found, or none, but none over so many nodes",
+        refusal=refusal,
+        devices=verdicts(task.survey, task.scores, task.policy),
+    )
+
+
+def _placed(task: Task, rates: Rates, capacity: Capacities, found: Found, through: Traffic) -> Placed:
+    problem, request = task.problem, task.request
+    objective = answer.objective_in(through.value, found.bound)
+    strategy: Strategy = "ilp" if found.by_solver else "greedy"
+    how = (
+        "the pattern program chose the teams"
+        if found.by_solver
+        else "teams were cut from a line of all devices and bettered by small changes"
+    )
+    deep = "one stage" if through.depth == 1 else f"{through.depth} stages on the longest way"
+    reason = f"whole fleet: {how}; {deep}"
+    if found.detail:
+        reason += f"; the solver failed ({found.detail})"
+    if objective.gap:
+        late = task.seconds_left() <= 0
+        reason += "; the deadline passed before the gap was closed" if late else "; a gap to the bound remains"
+    return Placed(
+        model_id=task.model.model_id,
+        strategy=strategy,
+        strategy_reason=reason,
+        stages=answer.stages_in(through, problem, rates, task.model, request, task.policy, task.survey),
+        flows=answer.flows_in(through, problem),
+        objective=objective,
+        predicted=answer.prediction_in(through, problem, task.survey, task.links),
+        binding=answer.binding_in(through, problem, rates, capacity),
+        solver=SolverReport(
+            name=solver_pulp.solver_name() if found.by_solver else "greedy",
+            status="optimal" if objective.gap == 0 else "feasible",
+            seconds=max(0.0, task.elapsed()),
+        ),
+        devices=answer.verdicts_in(through, problem, rates, task.survey, task.scores, task.policy),
+        notes=_notes(request, through),
+    )
+
+
+def _notes(request: PlacementRequest, through: Traffic) -> tuple[str, ...]:
+    sequences = f"{request.concurrency} sequence{'s' if request.concurrency > 1 else ''}"
+    notes = [f"each device decodes {sequences} a step, and holds the cache of so many"]
+    if through.depth > 1:
+        notes.append(f"the rate needs up to {through.depth} such groups under way at once, one in each stage of a way")
+    return tuple(notes)
