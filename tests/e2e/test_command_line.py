@@ -32,7 +32,7 @@ COMMANDS = (
             "devices",
         )
     ),
-    *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "version", "model")),
+    *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
 )
