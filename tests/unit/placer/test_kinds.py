@@ -3,10 +3,14 @@
 from shardbus_placer.candidates import survey
 from shardbus_placer.kinds import Kinds, kinds_of
 from shardbus_placer.links import links_of
+from shardbus_placer.planner import plan
+from shardbus_placer.policy import Policy
 from shardbus_placer.problem import device_scores, formulate
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.fleet import Fleet
-from support.planning import PLAIN, ask, asked, device, fleet, link, model, placed
+from shardbus_schemas.placement import PlacementRequest
+from support import speed_fleets
+from support.planning import PLAIN, asked, device, fleet, link, model, placed
 
 SLOW = LinkFigures(bandwidth_bytes_per_second=1000.0, latency_seconds=0.05)
 
@@ -34,7 +38,9 @@ def test_a_link_of_its_own_makes_a_node_a_kind_of_its_own() -> None:
 
 
 def test_a_walk_over_alike_nodes_is_one_walk_and_proved_so() -> None:
-    some = {f"m{name[1:]}": devices for name, devices in racks(6, 250.0).items()}
-    answer = placed(ask(fleet(SLOW, **racks(8), **some, fast=device("0", 100, 900.0)), model(90)))
+    where = speed_fleets.few_kinds(128, 1)
+    what = speed_fleets.model_of_80_layers(where, 1)
+    request = PlacementRequest(model=what, objective="throughput", sharding="pipeline", deadline_ms=10_000)
+    answer = placed(plan(where, what, request, Policy()))
     assert answer.objective.gap == 0
     assert answer.solver.status == "optimal"
