@@ -6,13 +6,12 @@ apart in every way, teams are looked for in each part, and what counts is the fl
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shardbus_placer.fleet_flow.arrangement import Arranger, held_of
 from shardbus_placer.fleet_flow.certificate import Certificate
 from shardbus_placer.fleet_flow.choice import best_choice
 from shardbus_placer.fleet_flow.rates import Rates
-from shardbus_placer.fleet_flow.routes import route_bound
 from shardbus_placer.fleet_flow.spending import Spending
 from shardbus_placer.fleet_flow.teams import Courses, courses
 from shardbus_placer.fleet_flow.traffic import Capacities, Traffic, traffic
@@ -20,9 +19,6 @@ from shardbus_placer.problem import Problem
 
 MOST_CLUSTERS = 4
 DEPTHS_TRIED = 3
-ROUTES_SHARE = 0.25
-WORTH_A_PROOF = 0.005
-"""A gap below this is left as it is."""
 EXCHANGES = 600
 """Flows through the real network that may be worked out for one way to take clusters together."""
 CLOSED = 1e-7
@@ -56,20 +52,10 @@ def solve(
     if not units or bound <= 0:
         return Found(None, bound)
     nodes = sorted({problem.units[index].node for index in units})
-    # Where so few stages are allowed that it tells, the bound deserves a part of the time.
-    shallow = depth < len(units) and bound < (1 - LITTLE) * certificate.within(range(len(problem.nodes)), len(units))
-    kept = ROUTES_SHARE * seconds_left() if shallow else 0.0
-
-    def left() -> float:
-        return seconds_left() - kept
-
     if _open(capacity, nodes, bound):
-        found = _found(rates, capacity, courses(rates, units, bound, depth, left), bound, depth)
-    else:
-        found = _over_slow_links(problem, rates, capacity, certificate, (units, bound, depth), left)
-    if kept and found.traffic is not None and found.traffic.value < bound * (1 - WORTH_A_PROOF):
-        found = replace(found, bound=min(bound, route_bound(rates, bound, depth, seconds_left)))
-    return found
+        found = courses(rates, units, bound, depth, seconds_left)
+        return _found(rates, capacity, found, bound, depth)
+    return _over_slow_links(problem, rates, capacity, certificate, (units, bound, depth), seconds_left)
 
 
 def _over_slow_links(

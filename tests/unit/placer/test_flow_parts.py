@@ -13,7 +13,6 @@ from shardbus_placer.fleet_flow.maximum_flow import Network
 from shardbus_placer.fleet_flow.patterns import Classes, patterns
 from shardbus_placer.fleet_flow.program import pipeline_at
 from shardbus_placer.fleet_flow.rates import Rates
-from shardbus_placer.fleet_flow.routes import route_bound
 from shardbus_placer.fleet_flow.search import course_of, lifted
 from shardbus_placer.links import links_of
 from shardbus_placer.problem import device_scores, formulate
@@ -145,23 +144,3 @@ def test_the_pattern_program_finds_teams_or_proves_that_there_are_none() -> None
     alone, solution = pipeline_at(rates, classes, choices, 1, 10.0)
     assert alone is None
     assert solution.status == "infeasible"
-
-
-def test_a_bound_by_routes_sees_that_strong_devices_are_on_every_short_way() -> None:
-    # Two stages hold ten layers only with a or b in them; alone each passes at most one token a second with six layers.
-    where = fleet(
-        a=device("0", 60, 60.0), b=device("0", 60, 60.0), **{name: device("0", 40, 100.0) for name in ("c", "d", "e")}
-    )
-    rates = rates_of(where)
-    capped = Certificate(rates, open_links(rates)).bound(2)
-    by_routes = route_bound(rates, capped, 2, lambda: 10.0)
-    best = 2.0  # a and b side by side, and c, d and e after them
-    assert best <= by_routes * (1 + 1e-9)
-    assert by_routes < capped * 0.99
-    assert by_routes == pytest.approx(best, rel=0.25)
-
-
-def test_there_is_no_route_where_no_few_stages_hold_the_model() -> None:
-    rates = rates_of(fleet(a=device("0", 40), b=device("0", 40), c=device("0", 40)))
-    assert route_bound(rates, 5.0, 2, lambda: 10.0) == 0
-    assert route_bound(rates, 5.0, 3, lambda: 10.0) > 0
