@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shardbus_placer.kinds import Kinds, NodeKind
-from shardbus_placer.pace_program import BETWEEN, LAST, Way
+from shardbus_placer.pace_program import BETWEEN, INSIDE, LAST, Way
 from shardbus_placer.problem import Unit
 from shardbus_placer.walk import Walk
 
@@ -84,6 +84,8 @@ def _filled(
         left[k] -= 1
         room[host][k] -= 1
     for k in node.kinds:
+        if loss and (k, INSIDE) not in loss and chosen_ways.get((k, INSIDE), 0) <= 0:
+            left[k] = 0  # it would hold nothing there: the plan is better off without it
         for visit, host in enumerate(hosts):
             while left[k] > 0 and room[host][k] > 0:
                 chosen[visit].insert(0, k)

@@ -23,6 +23,7 @@ COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
 STEPS_PER_SECOND = 40_000
 """How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
+NOT_TRIED = "not tried"
 MOST_ROUNDS = 40
 """How often the rows of connection are added to."""
 
@@ -48,8 +49,10 @@ def optimise(problem: Problem, state: Search, bound: float | None, seconds_left:
         if (proof.ended and proof.by_solver) or seconds_left() <= 0:
             break
         step()
-        if not proof.ended and not proof.closed and proof.last.status != "failed":
+        if not proof.ended:
             proof.exhaust()
+        if proof.last.status == "failed" and proof.last.detail != NOT_TRIED:
+            break
     return proof.outcome()
 
 
@@ -64,7 +67,7 @@ class _Proof:
     def __init__(self, problem: Problem, state: Search, bound: float | None, seconds_left: Callable[[], float]) -> None:
         self.problem, self.state, self.bound, self.seconds_left = problem, state, bound, seconds_left
         state.out_of_time = lambda: seconds_left() <= 0
-        self.last = Solution("failed", solver_pulp.solver_name(), detail="not tried")
+        self.last = Solution("failed", solver_pulp.solver_name(), detail=NOT_TRIED)
         self.by_solver = False
         self.impossible = False
 
@@ -176,14 +179,14 @@ class _Proof:
             return Outcome(None, None, "infeasible", last.solver, by_solver=self.by_solver)
         if self.closed:
             # Counting alone may have closed the gap; what became of the solver is told all the same.
-            how: Status = "optimal" if self.by_solver or last.detail == "not tried" else last.status
+            how: Status = "optimal" if self.by_solver or last.detail == NOT_TRIED else last.status
             return Outcome(best, self.bound, how, last.solver, by_solver=self.by_solver, detail=last.detail)
         status: Status = last.status
         if best is not None and (self.by_solver or status in ("optimal", "infeasible")):
             status = "feasible"  # a relaxation was solved, or not to the end; the plan is not proved
         elif best is None and status in ("optimal", "feasible"):
             status = "deadline"  # a relaxation has a solution, which says nothing about plans
-        elif last.detail == "not tried":
+        elif last.detail == NOT_TRIED:
             status = "deadline"
         return Outcome(best, self.bound, status, last.solver, by_solver=self.by_solver, detail=last.detail)
 

@@ -144,7 +144,7 @@ class PaceProgram:
                 takes = self._takes[k]
                 found = {way: takes.layers(seconds - hop) for way, (_, hop) in ways.items()}
                 as_last = takes.layers(seconds, last=True)
-                usual = found.get(INSIDE, 0) or max([0, *found.values()])
+                usual = found[INSIDE] if INSIDE in found else max([0, *found.values()])
                 costs[self.used[k]] = -float(usual)
                 for way, layers in found.items():
                     if layers > 0:

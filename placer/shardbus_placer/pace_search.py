@@ -8,6 +8,7 @@ from shardbus_placer.greedy import Search
 from shardbus_placer.itinerary import order_of
 from shardbus_placer.kinds import kinds_of
 from shardbus_placer.pace_program import PaceProgram, steps_between
+from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
 
@@ -68,10 +69,12 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         below = state.best.cost * (1 - CLOSE)
         missed = missed if missed <= below else 0.0
         open_below = max(low, missed)
-        if missed > low and below - missed <= NARROW * below:
-            if not search.refine():
+        if missed > low:
+            # A yes that no plan bears out: the fine program knows better.
+            if search.refine():
+                missed, open_below = 0.0, low
+            elif below - missed <= NARROW * below:
                 break
-            missed, open_below = 0.0, low
         # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
         time = below if below - open_below <= NEAR * below else (open_below + below) / 2
     return Paced(low, search.asked, search.impossible, search.last)
@@ -124,6 +127,8 @@ class _PaceSearch:
             order = order_of(program.walk, solution.values, program.loss, program.chosen(solution.values))
             if order is not None:
                 self.state.take(order)
+                if self.state.best is None or self.state.best.cost > seconds:
+                    self.state.take(_without_idle(self.state.problem, order, seconds))
             return True
         return True
 
@@ -138,6 +143,17 @@ class _PaceSearch:
         self.program = PaceProgram(program.problem, program.kinds, program.slowest, fine=True)
         self.session = Session(self.program.model)
         return True
+
+
+def _without_idle(problem: Problem, order: Sequence[Unit], seconds: float) -> list[Unit]:
+    """Return an order less the units that take not one layer and their hop within a time."""
+    kept: list[Unit] = []
+    for unit, hop in zip(order, problem.hop_after(order), strict=True):
+        by_count = unit.seconds_by_count
+        least = unit.seconds[-1] / problem.layers if by_count is None else min(by_count[1:])
+        if least + hop <= seconds * (1 + CLOSE):
+            kept.append(unit)
+    return kept
 
 
 def _whole(integer: Sequence[bool], values: Sequence[float]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from shardbus_placer.greedy import Search
 from shardbus_placer.problem import Problem, Unit
 
-HALVINGS = 6
+HALVINGS = 4
 """Times that are tried between what counting allows and the best plan."""
 CLOSE = 1e-9
 

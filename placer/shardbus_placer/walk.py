@@ -60,7 +60,7 @@ class Walk:
         model.row([term for terms in self.first for term in terms], 1, 1)
         model.row([term for terms in self.last for term in terms], 1, 1)
         for a in places:
-            if a in self.inside:
+            if a in self.inside or kinds.nodes[a].count > 1:
                 for kind in kinds.nodes[a].kinds:
                     self._connect(frozenset([a]), kind)
 
@@ -105,9 +105,7 @@ class Walk:
         self._cuts.add((places, kind))
         node = self.kinds.nodes[self.kinds.units[kind].place]
         most = float(self.kinds.units[kind].on_node * node.count)
-        entering = self._entering(places, own=len(places) == 1 and node.count > 1)
-        if len(places) == 1 and node.count > 1:
-            most /= node.count
+        entering = self._entering(places)
         self.model.row([(self.used[kind], 1.0), *((column, -most * value) for column, value in entering)], upper=0)
 
     def sharpen(self, values: Sequence[float]) -> bool:

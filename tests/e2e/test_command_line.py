@@ -26,12 +26,13 @@ COMMANDS = (
             "place",
             "delete",
             "plan",
+            "explain",
             "fit",
             "whatif",
             "devices",
         )
     ),
-    *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "version", "model")),
+    *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
 )

@@ -215,6 +215,23 @@ def test_a_request_that_cannot_fit_exits_with_3_and_says_how_much_is_missing(sta
     )
 
 
+def test_a_placement_and_a_refusal_are_explained(stack: Stack) -> None:
+    instance = stack.place(MODEL, "--command-id", "to-be-explained")["instance_id"]
+    stack.wait_for_instance(instance)
+    why = stack.here("explain", instance)
+    assert why.returncode == 0, why.stderr
+    for said in ("asked: ", "where the time goes", "what binds", "the runner-up", "how it was decided"):
+        assert said in why.stdout
+    stack.place("deepseek-r1", "--command-id", "cannot-fit", code=3)
+    until_sync(
+        lambda: "cannot-fit" in {view.command_id for view in stack.ask(queries.refusals)},
+        within=PATIENCE,
+        what="the refusal in Postgres",
+    )
+    found = json.loads(stack.here("explain", "cannot-fit", "--json").stdout)
+    assert {remedy["kind"] for remedy in found["result"]["refusal"]["remedies"]}
+
+
 def test_an_unknown_model_is_refused_with_what_was_probably_meant(stack: Stack) -> None:
     done = stack.here("place", "llama-3.1-8bb", "--timeout", "60")
     assert done.returncode == 3

@@ -1,11 +1,11 @@
 """A bound for few stages: no way through the fleet is cheaper than the cheapest, whatever the devices' time is worth.
 
 Let ``y`` be a price for all the time of each unit. A unit that passes ``f`` of at most ``min(T(k), F)`` tokens/s with
-``k`` layers gives the share ``f / min(T(k), F)`` of its time, and no unit gives more than 1. A token's way over at
-most D stages that hold all layers costs at least ``V(y)``, the cheapest such way, which is a shortest path over stages and
-layers. So a flow of F costs F V(y) at least, and there is ``sum y`` to spend: ``F <= sum y / V(y)`` for every ``y``. The
-best prices are a linear program with a row for every way; the row that is broken most is the shortest path, added in
-turn.
+``k`` layers gives the share ``f / min(T(k), F)`` of its time, and no unit gives more than 1. A token's way over at most
+D stages that hold all layers costs at least ``V(y)``, the cheapest such way, which is a shortest path over stages and
+layers. So a flow of F costs F V(y) at least, and there is ``sum y`` to spend: ``F <= sum y / V(y)`` for every ``y``.
+The best prices are a linear program with a row for every way; the row that is broken most is the shortest path, added
+in turn.
 """
 
 from collections import Counter
