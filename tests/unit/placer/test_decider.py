@@ -3,10 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
-from shardbus_placer.decider import decide, instance_id_of
+from shardbus_placer.decider import Knowledge, decide, instance_id_of
+from shardbus_placer.planner import plan
+from shardbus_placer.policy import Policy
 from shardbus_schemas import commands, events
+from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
@@ -35,6 +39,31 @@ def test_a_known_model_is_placed_on_the_fleet_that_the_events_describe() -> None
     assert answer.instance_id == instance_id_of("tiny", "c1")
     assert answer.plan.stages[0].devices == ("attic/cuda:0",)
     assert answer.position.fleet_sequence == 2
+
+
+def test_a_whole_fleet_s_flow_is_published_with_every_device_s_memory() -> None:
+    cellar = (
+        events.NodeJoined(node_id="cellar", boot_id="b", heartbeat_seconds=10),
+        events.DeviceRegistered(
+            node_id="cellar", device=DeviceFacts(device_id="cuda:0", backend="cuda", memory_total_bytes=10_000)
+        ),
+    )
+    asked = commands.Place(
+        model_id="tiny",
+        command_id="c1",
+        objective="fleet_throughput",
+        runtime_overhead_bytes=0,
+        deadline_ms=10_000.0,
+    )
+    knowledge = Knowledge({"tiny": TINY}, Policy(), plan)
+    state = given(*attic(), *cellar)
+    answer = decide(received(asked, 7, "COMMANDS"), state, NOW + timedelta(seconds=1), knowledge)
+    assert isinstance(answer, events.InstancePlaced)
+    assert [stage.start_layer for stage in answer.plan.stages] == [0, 0]
+    assert len(answer.plan.flows) == 4
+    assert events.InstancePlaced.model_validate_json(answer.model_dump_json(by_alias=True)) == answer
+    after = {device.memory_reserved_bytes for _, _, device in fleet_of(given(*attic(), *cellar, answer), NOW).devices()}
+    assert after == {4000}
 
 
 def test_a_command_without_an_id_is_named_after_its_place_in_the_stream() -> None:
