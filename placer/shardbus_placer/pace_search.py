@@ -16,6 +16,8 @@ CLOSE = 1e-9
 """Relative difference of times that are taken as one."""
 NEAR = 0.001
 """Relative width below which the time just below the best plan's is asked about."""
+WIDE = 0.3
+"""Relative width down to which the bound is raised where layers are unequal."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
 STEPS_PER_SECOND = 40_000
@@ -55,7 +57,7 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
             search.ask(math.inf)
         if state.best is None:
             return Paced(low, search.asked, search.impossible, search.last)
-    missed = 0.0
+    missed, hollow = 0.0, math.inf
     time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
     while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
         just_below = time >= state.best.cost * (1 - 2 * CLOSE)
@@ -65,10 +67,14 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         if answer is False:
             low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
         elif state.best.cost > time:
-            missed = max(missed, time)
+            missed, hollow = max(missed, time), min(hollow, time)
         below = state.best.cost * (1 - CLOSE)
         missed = missed if missed <= below else 0.0
         open_below = max(low, missed)
+        if not problem.even and hollow < math.inf and hollow - low > WIDE * hollow:
+            # Of unequal layers there is no finer program: what can be had is a better bound.
+            time = (low + hollow) / 2
+            continue
         if missed > low:
             # A yes that no plan bears out: the fine program knows better.
             if search.refine():
@@ -78,24 +84,6 @@ def search_pace(state: Search, floor: float, seconds_left: Callable[[], float]) 
         # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
         time = below if below - open_below <= NEAR * below else (open_below + below) / 2
     return Paced(low, search.asked, search.impossible, search.last)
-    unknown = math.inf
-    time = min(floor * (1 + CLOSE), state.best.cost * (1 - CLOSE))
-    while seconds_left() > 0 and (not search.asked or state.best.cost - low > CLOSE * state.best.cost):
-        just_below = time >= state.best.cost * (1 - 2 * CLOSE)
-        answer = search.ask(time)
-        if answer is None:
-            break
-        if answer is False:
-            low = state.best.cost if just_below else max(low, min(search.program.next_time(time), state.best.cost))
-        elif state.best.cost > time:
-            unknown = min(unknown, time)
-        below = state.best.cost * (1 - CLOSE)
-        high = min(below, unknown)
-        if unknown < math.inf and high - low <= NARROW * high:
-            break
-        # Just below the best plan a "no" is the proof; while the two are far apart halving comes nearer sooner.
-        time = below if unknown == math.inf and high - low <= NEAR * high else (low + high) / 2
-    return Paced(low, search.asked, impossible=False, last=search.last)
 
 
 class _PaceSearch:
