@@ -299,11 +299,12 @@ def refusal_row(record: Decision) -> Row | None:
     """Return the row of ``refusals``; ``None`` if the decision is no refusal of a placement."""
     if not isinstance(record.event, events.PlacementRejected):
         return None
-    refusal = record.event.result.refusal
+    refusal = dict(record.event.result.refusal)
+    del refusal["remedies"]  # the decision's event holds them; here is what a query asks for
     return {
         "command_id": record.command_id,
         "model_id": record.event.model_id,
-        **dict(refusal),
+        **refusal,
         "sequence": record.sequence,
         "recorded_at": record.recorded_at,
     }
