@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.problem import Problem
@@ -85,8 +85,12 @@ class Certificate:
         return best * (1 + SLACK)
 
     def clusterings(self) -> list[list[list[int]]]:
-        """Return ways to cut the nodes into two clusters or more: along all links below some capacity."""
+        """Return ways to cut the nodes into two clusters or more: along all links below some capacity.
+
+        Nodes that a tensor group spans stay together: what it passes is not counted on a link.
+        """
         count = len(self.problem.nodes)
+        together = {pair for unit in self.problem.units for pair in pairwise(unit.nodes)}
         pairs = {(min(a, b), max(a, b)): 0.0 for a, b in self.capacity if a != b}
         for (a, b), value in self.capacity.items():
             if a != b:
@@ -94,7 +98,7 @@ class Certificate:
         steps = sorted({value for value in pairs.values() if value < math.inf})
         found: list[list[list[int]]] = []
         for least in [*steps[:: max(1, len(steps) // MOST_CLUSTERINGS)], math.inf]:
-            clusters = components(count, (pair for pair, value in pairs.items() if value >= least))
+            clusters = components(count, [*together, *(pair for pair, value in pairs.items() if value >= least)])
             if len(clusters) > 1 and clusters not in found:
                 found.append(clusters)
         return found
@@ -144,7 +148,8 @@ class Certificate:
         low, left = 0.0, 1 - price * depth
         for _ in range(BISECTIONS):
             rate = (low + high) / 2
-            if self._brought(brings, price, rate) >= rate * left:
+            # Where a device alone holds the model, both sides are equal but for rounding.
+            if self._brought(brings, price, rate) * (1 + SLACK) >= rate * left:
                 low = rate
             else:
                 high = rate

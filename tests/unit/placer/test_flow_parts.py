@@ -82,6 +82,16 @@ def test_nothing_flows_where_the_model_does_not_fit() -> None:
     assert Certificate(rates, open_links(rates)).bound(10) == 0
 
 
+@pytest.mark.parametrize("layers", range(1, 40))
+def test_a_device_that_holds_all_passes_what_it_passes_whatever_rounding_does(layers: int) -> None:
+    speed = (MeasuredSpeed(model_id="small", tokens_per_second_by_layers=(1.0,)),)
+    where = fleet(a=device("0", 1000, 35.0), b=device("0", 1000, 35.0, measured=speed))
+    rates = rates_of(where, model(layers, 4, head_bytes=5))
+    certificate = Certificate(rates, open_links(rates))
+    for index in (0, 1):
+        assert certificate.within([index], 10) >= rates.rate(index, 0, layers) * (1 - 1e-9)
+
+
 def test_links_that_all_must_cross_bound_the_flow() -> None:
     rates = rates_of(fleet(a=device("0", 60), b=device("0", 60)))
     capacity = {(0, 0): math.inf, (1, 1): math.inf, (0, 1): 0.3, (1, 0): 0.1}
