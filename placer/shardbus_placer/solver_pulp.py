@@ -289,7 +289,8 @@ class _Cbc:
         program, columns = _problem(pulp, model)
         # The CBC in PuLP's own wheel, by its path: PuLP's class for it is deprecated.
         path = pulp.PULP_CBC_CMD.pulp_cbc_path
-        options = {"msg": False, "timeLimit": seconds, "threads": 1, "gapRel": 0.0, "gapAbs": 1e-9}
+        # No number of threads: told even of one, CBC 2.10 hangs about once in some thousand solves, past its own limit.
+        options = {"msg": False, "timeLimit": seconds, "gapRel": 0.0, "gapAbs": 1e-9}
         program.solve(pulp.COIN_CMD(path=path, mip=not relaxed, **options))
         if program.sol_status == pulp.LpSolutionInfeasible:
             return Solution("infeasible", "CBC")
