@@ -1,6 +1,5 @@
 """Bounds by counting, for whatever plan: no solver is asked, and they are there at once."""
 
-import math
 from collections.abc import Sequence
 
 from shardbus_placer.problem import Problem, Unit
@@ -15,7 +14,7 @@ def counted_bound(problem: Problem, known: float) -> float | None:
     """Return a cost that no plan can go below, or ``None`` if counting says nothing; ``known`` is some plan's cost."""
     if problem.objective == "throughput":
         return slowest_stage_bound(problem, known) or None
-    most = [_most(problem, unit, math.inf) for unit in problem.units]
+    most = [_Counter(problem, unit).most for unit in problem.units]
     if problem.objective == "score":
         return -_filled(problem, most, [unit.score for unit in problem.units], highest=True)
     if any(unit.seconds_by_count is not None for unit in problem.units):
@@ -59,20 +58,20 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
 
 
 class _Counter:
-    """How many layers a unit takes within a time, as the last stage and as another."""
+    """How many layers a unit takes within a time, wherever they lie."""
 
     def __init__(self, problem: Problem, unit: Unit) -> None:
-        self.problem, self.unit = problem, unit
         self.hop = problem.least_hops[unit.node]
-        self.plain = unit.pin is None and unit.seconds_by_count is None
+        self.by_count = unit.seconds_by_count
         self.each = unit.seconds[-1] / problem.layers
-        self.most = problem.most_layers(unit)
+        fitting = problem.most_layers(unit)
+        self.most = fitting if unit.pin is None else min(fitting, unit.pin)
 
     def within(self, seconds: float) -> int:
-        if not self.plain:
-            return _most(self.problem, self.unit, seconds)
         if seconds < 0:
             return 0
+        if self.by_count is not None:
+            return max((n for n in range(self.most + 1) if self.by_count[n] <= seconds * (1 + ROUNDING)), default=0)
         if seconds >= self.each * self.most:
             return self.most
         return min(self.most, int(seconds / self.each * (1 + ROUNDING)))
@@ -89,18 +88,3 @@ def _layers_within(counters: Sequence[_Counter], stages: int, seconds: float) ->
     if stages < len(counts):
         counts = sorted(counts, reverse=True)[:stages]
     return sum(counts) + gain
-
-
-def _most(problem: Problem, unit: Unit, seconds: float) -> int:
-    """Return how many layers the unit takes at most within its memory and a time, wherever they lie."""
-    if seconds < 0:
-        return 0
-    fitting = problem.most_layers(unit)
-    if unit.pin is not None:
-        fitting = min(fitting, unit.pin)
-    if seconds == math.inf:
-        return fitting
-    if unit.seconds_by_count is not None:
-        return max((n for n in range(fitting + 1) if unit.seconds_by_count[n] <= seconds * (1 + ROUNDING)), default=0)
-    each = unit.seconds[-1] / problem.layers
-    return fitting if each == 0 else min(fitting, math.floor(seconds / each * (1 + ROUNDING)))

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from shardbus_schemas.dtypes import computes_in
@@ -162,8 +161,8 @@ def max_layers(memory: capacity.LayerMemory, room: int) -> int:
     prefix, layers = memory.prefix, memory.layers
     if prefix[-1] + memory.both_ends <= room:
         return layers
-    size = prefix[1]
-    if prefix[-1] == size * layers and size and all(b - a == size for a, b in pairwise(prefix)):
+    if memory.even:
+        size = prefix[1]
         # Alike layers: in the middle as many as fit, but not the last one or two, which bring the head or both ends.
         inside = min(layers - 2, room // size) if room >= 0 else 0
         at_end = min(layers - 1, max(0, room - min(memory.embedding, memory.head)) // size)

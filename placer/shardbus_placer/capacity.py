@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from shardbus_schemas.fleet import FleetDevice
@@ -60,6 +61,12 @@ class LayerMemory:
     def layers(self) -> int:
         """How many layers the model has."""
         return len(self.prefix) - 1
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all layers take the same, and not nothing."""
+        size = self.prefix[1]
+        return size > 0 and all(total == size * layer for layer, total in enumerate(self.prefix))
 
     def extra(self, *, first: bool, last: bool) -> int:
         """Return what a stage holds beside its layers."""

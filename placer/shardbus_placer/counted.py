@@ -67,10 +67,10 @@ def kinds_of(devices: Mapping[DeviceKey, FleetDevice], model: ModelProfile, requ
 
 def whole_layers(memory: LayerMemory, rooms: list[int], stages: int) -> int:
     """Return how many whole layers so many devices hold at most, no device sharing any."""
-    size = memory.prefix[1]
-    if size == 0 or any(total != size * layer for layer, total in enumerate(memory.prefix)):
+    if not memory.even:
         smallest_first = tuple(accumulate(sorted(b - a for a, b in pairwise(memory.prefix)), initial=0))
         return sum(sorted((bisect_right(smallest_first, max(0, room)) - 1 for room in rooms), reverse=True)[:stages])
+    size = memory.prefix[1]
     counts = [max(0, room) // size for room in rooms]
     alone = max((room - memory.both_ends) // size for room in rooms)
     if stages == 1:

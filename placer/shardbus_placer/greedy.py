@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from shardbus_schemas.ids import DeviceKey
+
 from shardbus_placer.cut import Cut, best_cut
 from shardbus_placer.problem import Problem, Unit
 
@@ -120,24 +122,30 @@ def _lengths(least: int, most: int) -> Iterator[int]:
 def _chain(problem: Problem, ranked: Sequence[Unit]) -> list[Unit]:
     """Return the units in order of rank, each put at the end or the start where a link allows it."""
     chain: list[Unit] = []
-    taken: set[str] = set()
+    taken: set[DeviceKey] = set()
     waiting = list(ranked)
     while waiting:
         for index, unit in enumerate(waiting):
-            if not taken.isdisjoint(unit.devices):
-                continue
-            if not chain or problem.hops[chain[-1].node][unit.node] is not None:
-                chain.append(unit)
-            elif problem.hops[unit.node][chain[0].node] is not None:
-                chain.insert(0, unit)
-            else:
-                continue
-            taken.update(unit.devices)
-            del waiting[index]
-            break
+            if joins(problem, chain, taken, unit):
+                del waiting[index]
+                break
         else:
             break
     return chain
+
+
+def joins(problem: Problem, chain: list[Unit], taken: set[DeviceKey], unit: Unit) -> bool:
+    """Put a unit at the end or the start of a chain, where a link allows it, and return whether one did."""
+    if not taken.isdisjoint(unit.devices):
+        return False
+    if not chain or problem.hops[chain[-1].node][unit.node] is not None:
+        chain.append(unit)
+    elif problem.hops[unit.node][chain[0].node] is not None:
+        chain.insert(0, unit)
+    else:
+        return False
+    taken.update(unit.devices)
+    return True
 
 
 def _neighbours(problem: Problem, order: tuple[Unit, ...]) -> Iterator[tuple[Unit, ...]]:

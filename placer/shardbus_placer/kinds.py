@@ -180,7 +180,8 @@ def _compose(units: Sequence[Unit], figures: Mapping[tuple[DeviceKey, ...], Figu
                 takers = tuple(((*named[unit.devices], *unit.devices), 1) for unit in members if device in unit.devices)
                 shared.append((takers if len(takers) > 1 else (), 1))
         else:
-            shared.append((tuple((name, name[0]) for name in dict.fromkeys(named.values())), len(devices)))  # type: ignore[misc]
+            taking = {name: len(names) for names, name in named.items()}
+            shared.append((tuple(taking.items()), len(devices)))
         stages += len(devices) // min(sizes) if not apart else min(len(members), len(devices))
     key = (tuple(sorted((hash(name), len(found)) for name, found in by_kind.items())), len(shared))
     return _Composition(by_kind, most, shared, stages, key)

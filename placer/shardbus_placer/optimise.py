@@ -16,16 +16,13 @@ from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solution import CLOSED
 from shardbus_placer.solver_pulp import Session, Solution, Status
+from shardbus_placer.walk import MOST_ROUNDS, STEPS_PER_SECOND
 
 MOST_COLUMNS = 60_000
 """A larger interval program is not built."""
 COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
-STEPS_PER_SECOND = 40_000
-"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
 NOT_TRIED = "not tried"
-MOST_ROUNDS = 40
-"""How often the rows of connection are added to."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,8 @@ class _Proof:
             else:
                 self.bound = self.state.best.cost
 
-    def _affordable(self, problem: Problem | None = None) -> bool:
-        nodes = len({unit.node for unit in (problem or self.problem).units})
+    def _affordable(self, problem: Problem) -> bool:
+        nodes = len({unit.node for unit in problem.units})
         return self.state.best is None or nodes * nodes <= self.seconds_left() * STEPS_PER_SECOND
 
     def _learn(self, solution: Solution, scale: float) -> None:

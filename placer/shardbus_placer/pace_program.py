@@ -43,17 +43,8 @@ def _longest_hops(problem: Problem, kinds: Kinds, slowest: float | None) -> list
     """Return, by kind of node, how long a hop may take after one layer at least on its quickest unit."""
     if slowest is None:
         return [math.inf] * len(kinds.nodes)
-    least: list[float] = []
-    for node in kinds.nodes:
-        quickest = math.inf
-        for k in node.kinds:
-            unit = kinds.units[k].unit
-            if unit.seconds_by_count is not None:
-                quickest = min(quickest, *unit.seconds_by_count[1:])
-            else:
-                quickest = min([quickest, *(unit.seconds[i + 1] - unit.seconds[i] for i in problem.layer_kinds[0])])
-        least.append(slowest * (1 + 1e-9) - quickest)
-    return least
+    quickest = (min(problem.quickest_layer(kinds.units[k].unit) for k in node.kinds) for node in kinds.nodes)
+    return [slowest * (1 + 1e-9) - seconds for seconds in quickest]
 
 
 class PaceProgram:

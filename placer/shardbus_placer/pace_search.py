@@ -11,6 +11,7 @@ from shardbus_placer.pace_program import PaceProgram, steps_between
 from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solver_pulp import Session, Solution, solver_name
+from shardbus_placer.walk import MOST_ROUNDS, STEPS_PER_SECOND
 
 CLOSE = 1e-9
 """Relative difference of times that are taken as one."""
@@ -20,11 +21,7 @@ WIDE = 0.3
 """Relative width down to which the bound is raised where layers are unequal."""
 NARROW = 1e-4
 """Relative width at which times that were neither proved nor reached are not looked into further."""
-STEPS_PER_SECOND = 40_000
-"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
 WHOLE = 1e-6
-MOST_ROUNDS = 40
-"""How often the rows of connection are added to for one time."""
 
 
 @dataclass(frozen=True)

@@ -8,74 +8,36 @@ that there is none refuses.
 import functools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from shardbus_schemas.fleet import Fleet
-from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import refusal, solver_pulp
 from shardbus_placer.binding import binding_of
-from shardbus_placer.candidates import Candidate, Survey, survey
+from shardbus_placer.candidates import Candidate, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
-from shardbus_placer.fleet_flow.whole_fleet import Task, place_whole_fleet
+from shardbus_placer.fleet_flow.whole_fleet import place_whole_fleet
 from shardbus_placer.in_hand import plan_in_hand
-from shardbus_placer.links import Links, links_of
+from shardbus_placer.links import links_of
 from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
-from shardbus_placer.problem import Problem, device_scores, formulate
+from shardbus_placer.problem import device_scores, formulate
 from shardbus_placer.remedy import remedied
 from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
-from shardbus_placer.score import Score
 from shardbus_placer.settle import Held, settle
+from shardbus_placer.situation import Situation
 from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
 from shardbus_placer.verify import verify
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""
-FINISH_SECONDS = 0.007
-FINISH_SECONDS_PER_DEVICE = 0.00015
-"""Kept back from the deadline for verifying and explaining the plan."""
-VERIFY_SHARE = 0.4
-"""Share of what is kept back that verifying may need; explaining stops short of it."""
-
-
 FLOW_SECONDS = 0.006
 """Kept back besides for working out who hands over to whom under ``fleet_throughput``."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that was worked out about one request before any search."""
-
-    fleet: Fleet
-    model: ModelProfile
-    request: PlacementRequest
-    policy: Policy
-    survey: Survey
-    links: Links
-    scores: dict[DeviceKey, Score]
-    problem: Problem
-    elapsed: Callable[[], float]
-    held: Held
-    searched: list[float]
-    """When the search began and ended, in seconds since the request came."""
-    variants: Iterable[ModelProfile] = ()
-
-    @property
-    def seconds_left(self) -> float:
-        """Wall time until the deadline, less what finishing takes."""
-        finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
-        return self.request.deadline_ms / 1e3 - self.elapsed() - finish
-
-    def out_of_time_to_explain(self) -> bool:
-        """Return whether only the time that verifying takes is left."""
-        finish = FINISH_SECONDS + FINISH_SECONDS_PER_DEVICE * len(self.survey.candidates)
-        return self.request.deadline_ms / 1e3 - self.elapsed() < VERIFY_SHARE * finish
 
 
 def plan(
@@ -107,34 +69,24 @@ def plan(
     scores = device_scores(surveyed, links, policy)
     problem = formulate(surveyed, links, model, request, scores)
     situation = Situation(
-        fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, [0.0, 0.0], variants
+        fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, variants
     )
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
         return _refused(situation, impossible, "greedy", "the request was refused before any search", None)
 
     if request.objective == "fleet_throughput":
-        task = Task(
-            fleet=fleet,
-            model=model,
-            request=request,
-            policy=policy,
-            survey=surveyed,
-            links=links,
-            scores=scores,
-            problem=problem,
-            elapsed=elapsed,
-            seconds_left=lambda: situation.seconds_left - FLOW_SECONDS,
+        return place_whole_fleet(
+            situation, lambda: situation.seconds_left - FLOW_SECONDS, functools.partial(plan, clock=clock)
         )
-        return place_whole_fleet(task, functools.partial(plan, clock=clock))
 
     easy, reason = _easy(situation)
-    situation.searched[:] = [elapsed()] * 2
+    searching = elapsed()
     late = GREEDY_SHARE * request.deadline_ms / 1e3
     state, bound = plan_in_hand(problem, lambda: elapsed() > late)
     greedy = state.best
-    situation.searched[1] = elapsed()
     if easy and greedy is not None and proves(greedy, bound):
+        situation = replace(situation, solve_seconds=max(0.0, elapsed() - searching))
         answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
         if not verify(fleet, model, request, policy, answer):
             return answer
@@ -142,7 +94,7 @@ def plan(
         lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
         reason = f"{reason}; but {lacking}, so the integer program was asked"
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
-    situation.searched[1] = elapsed()
+    situation = replace(situation, solve_seconds=max(0.0, elapsed() - searching))
     return _answer(situation, outcome, greedy, reason)
 
 
@@ -220,7 +172,7 @@ def _placed(
             name=solver[0],
             status=solver[1],
             seconds=max(0.0, situation.elapsed()),
-            solve_seconds=max(0.0, situation.searched[1] - situation.searched[0]),
+            solve_seconds=situation.solve_seconds,
         ),
     )
 

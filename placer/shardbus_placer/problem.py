@@ -121,6 +121,12 @@ class Problem:
             best = max(best, end - start)
         return best
 
+    def quickest_layer(self, unit: Unit) -> float:
+        """Return the least time that a unit takes for a stage: that of one layer, or the least that was measured."""
+        if unit.seconds_by_count is not None:
+            return min(unit.seconds_by_count[1:])
+        return min(unit.seconds[layer + 1] - unit.seconds[layer] for layer in self.layer_kinds[0])
+
     @cached_property
     def _ranges(self) -> dict[tuple[int, int], tuple[float, ...]]:
         return {}

@@ -53,9 +53,5 @@ def without_the_useless(problem: Problem, known: float | None) -> Problem:
 
 
 def _in_time(problem: Problem, unit: Unit, seconds: float) -> bool:
-    if unit.seconds_by_count is not None:
-        least = min(unit.seconds_by_count[1:])
-    else:
-        least = min(unit.seconds[layer + 1] - unit.seconds[layer] for layer in problem.layer_kinds[0])
     hop = problem.least_hops[unit.node]
-    return least + min(unit.head_seconds, unit.head_seconds if hop is None else hop) <= seconds
+    return problem.quickest_layer(unit) + min(unit.head_seconds, unit.head_seconds if hop is None else hop) <= seconds

@@ -14,6 +14,7 @@ from shardbus_placer.capacity import layer_memory
 from shardbus_placer.counted import kinds_of, may_be_enough
 from shardbus_placer.cut import any_cut
 from shardbus_placer.feasibility import feasible
+from shardbus_placer.greedy import joins
 from shardbus_placer.links import Links, links_of
 from shardbus_placer.plea import Plea
 from shardbus_placer.problem import Problem, Unit, formulate
@@ -144,13 +145,5 @@ def _joined(problem: Problem, ranked: Sequence[Unit]) -> list[Unit]:
     chain: list[Unit] = []
     taken: set[DeviceKey] = set()
     for unit in ranked:
-        if not taken.isdisjoint(unit.devices):
-            continue
-        if not chain or problem.hops[chain[-1].node][unit.node] is not None:
-            chain.append(unit)
-        elif problem.hops[unit.node][chain[0].node] is not None:
-            chain.insert(0, unit)
-        else:
-            continue
-        taken.update(unit.devices)
+        joins(problem, chain, taken, unit)
     return chain

@@ -29,7 +29,7 @@ def verify(
     """Return everything that is wrong with the plan, one sentence each; empty means it holds."""
     checks = (_known, _coverage, _memory, _places, _conditions, _tensor, _links, _stage_times, _times, _prefill)
     if request.objective == "fleet_throughput":
-        flow = (verify_flow.ranges, verify_flow.conditions, verify_flow.amounts, verify_flow.promises)
+        flow = (verify_flow.ranges, _conditions, verify_flow.amounts, verify_flow.promises)
         checks = (_known, _memory, _places, _tensor, _stage_times, *flow)
     for check in checks:
         wrong = tuple(check(fleet, model, request, policy, placed))
@@ -174,12 +174,16 @@ def _conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, po
         yield f"{len(nodes)} nodes are more than max_nodes={request.max_nodes}"
     if request.max_devices is not None and len(devices) > request.max_devices:
         yield f"{len(devices)} devices are more than max_devices={request.max_devices}"
-    if request.max_stages is not None and len(placed.stages) > request.max_stages:
-        yield f"{len(placed.stages)} stages are more than max_stages={request.max_stages}"
+    yield from (verify_flow.depth if request.objective == "fleet_throughput" else _depth)(request, placed)
     held = {key: stage.layers for stage in placed.stages for key in stage.devices}
     for name, count in request.pin.items():
         if held.get(DeviceKey(name)) != count:
             yield f"{name} is pinned to {count} layers but holds {held.get(DeviceKey(name), 0)}"
+
+
+def _depth(request: PlacementRequest, placed: Placed) -> Check:
+    if request.max_stages is not None and len(placed.stages) > request.max_stages:
+        yield f"{len(placed.stages)} stages are more than max_stages={request.max_stages}"
 
 
 def _tensor(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:

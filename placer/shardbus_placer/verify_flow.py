@@ -50,24 +50,11 @@ def ranges(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
             yield f"{pair[0]} hands over at layer {left} to {pair[1]}, which begins at layer {entered}"
 
 
-def conditions(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
-    """Yield which of the request's conditions are broken."""
-    del fleet, model, policy
-    devices = [key for stage in placed.stages for key in stage.devices]
-    nodes = {key.node_id for key in devices}
-    if len(nodes) < request.min_nodes:
-        yield f"{len(nodes)} nodes are fewer than min_nodes={request.min_nodes}"
-    if request.max_nodes is not None and len(nodes) > request.max_nodes:
-        yield f"{len(nodes)} nodes are more than max_nodes={request.max_nodes}"
-    if request.max_devices is not None and len(devices) > request.max_devices:
-        yield f"{len(devices)} devices are more than max_devices={request.max_devices}"
+def depth(request: PlacementRequest, placed: Placed) -> Check:
+    """Yield whether a way is longer than the request allows."""
     deepest = max(_depths(placed).values(), default=0)
     if request.max_stages is not None and deepest > request.max_stages:
         yield f"a way passes {deepest} stages, more than max_stages={request.max_stages}"
-    held = {key: stage.layers for stage in placed.stages for key in stage.devices}
-    for name, count in request.pin.items():
-        if held.get(DeviceKey(name)) != count:
-            yield f"{name} is pinned to {count} layers but holds {held.get(DeviceKey(name), 0)}"
 
 
 def amounts(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:

@@ -10,10 +10,15 @@ from collections.abc import Iterable, Sequence
 
 from shardbus_placer.formulation import LinearModel, Terms
 from shardbus_placer.kinds import Kinds
+from shardbus_placer.maximum_flow import Network
 from shardbus_placer.problem import Problem
 
 ENOUGH = 1e-6
 """Less than this much of a step, or of a unit, is none."""
+STEPS_PER_SECOND = 40_000
+"""How many steps between kinds of nodes a program may have for the time that is left, once there is a plan."""
+MOST_ROUNDS = 40
+"""How often the rows of connection are added to for one question."""
 
 
 class Walk:
@@ -56,7 +61,8 @@ class Walk:
         for (a, b), column in self.between.items():
             self._into[b].append((a, column))
             self._out[a].append(column)
-        self.here = [self._balance(a) for a in places]
+        for a in places:
+            self._balance(a)
         model.row([term for terms in self.first for term in terms], 1, 1)
         model.row([term for terms in self.last for term in terms], 1, 1)
         for a in places:
@@ -64,8 +70,8 @@ class Walk:
                 for kind in kinds.nodes[a].kinds:
                     self._connect(frozenset([a]), kind)
 
-    def _balance(self, a: int) -> int | None:
-        """Add that what enters a kind of node leaves it; return the column that counts its used nodes, if any."""
+    def _balance(self, a: int) -> None:
+        """Add that what enters a kind of node leaves it, and that its used nodes have the devices for its units."""
         model, node = self.model, self.kinds.nodes[a]
         units = [(self.used[kind], -1.0) for kind in node.kinds]
         inside = [(self.inside[a], 1.0)] if a in self.inside else []
@@ -76,7 +82,7 @@ class Walk:
         if node.count == 1:
             for sizes, limit in node.shared:
                 model.row([(self.used[kind], float(size)) for kind, size in sizes.items()], upper=limit)
-            return None
+            return
         here = model.column(0, node.count, integer=True)
         model.row([(here, 1.0), *((column, -value) for column, value in entering)], upper=0)
         for kind in node.kinds:
@@ -85,7 +91,6 @@ class Walk:
             model.row(
                 [*((self.used[kind], float(size)) for kind, size in sizes.items()), (here, -float(limit))], upper=0
             )
-        return here
 
     def _entering(self, places: Iterable[int], *, own: bool = False) -> Terms:
         """Return the terms of all that enters a set of node kinds from outside, the beginning of the walk included.
@@ -133,14 +138,21 @@ class Walk:
         found = [part for part in _components(places, steps) if sum(source.get(a, 0.0) for a in part) <= ENOUGH]
         if found:
             return found
+        begin, end = len(self.kinds.nodes), len(self.kinds.nodes) + 1
         for a in places:
+            if any(a in part for part in found):
+                continue
             node = self.kinds.nodes[a]
             wanted = max(values[self.used[k]] / (self.kinds.units[k].on_node * node.count) for k in node.kinds)
-            if any(a in places for places in found):
-                continue
-            reached, side = _least_cut(source, steps, a, wanted)
-            if reached < wanted - ENOUGH:
-                found.append(side)
+            network = Network(end + 1)
+            for b, amount in source.items():
+                network.edge(begin, b, amount)
+            for (b, c), amount in steps.items():
+                network.edge(b, c, amount)
+            network.edge(a, end, wanted)
+            if network.maximise(begin, end, ENOUGH) < wanted - ENOUGH:
+                behind = {b for pair in steps for b in pair} | source.keys()
+                found.append(frozenset(behind - network.reached(begin, ENOUGH)) | {a})
         return found
 
 
@@ -160,42 +172,3 @@ def _components(places: Sequence[int], steps: dict[tuple[int, int], float]) -> l
     for a in places:
         groups.setdefault(root(a), set()).add(a)
     return [frozenset(group) for group in groups.values()]
-
-
-def _least_cut(
-    source: dict[int, float], steps: dict[tuple[int, int], float], sink: int, wanted: float
-) -> tuple[float, frozenset[int]]:
-    """Return how much can flow from where the walk begins to ``sink``, and the sink's side of the least cut.
-
-    Augmenting paths, breadth first; no more than ``wanted`` is sent.
-    """
-    begin = -1
-    left: dict[int, dict[int, float]] = {begin: {a: amount for a, amount in source.items() if amount > ENOUGH}}
-    for (a, b), amount in steps.items():
-        left.setdefault(a, {})[b] = amount
-    sent = 0.0
-    while True:
-        came: dict[int, int] = {begin: begin}
-        queue = [begin]
-        for a in queue:
-            for b, amount in left.get(a, {}).items():
-                if amount > ENOUGH and b not in came:
-                    came[b] = a
-                    queue.append(b)
-            if sink in came:
-                break
-        if sink not in came:
-            others = {a for pair in steps for a in pair} | source.keys()
-            return sent, frozenset(others - came.keys()) | {sink}
-        path = [sink]
-        while path[-1] != begin:
-            path.append(came[path[-1]])
-        pairs = [(path[i + 1], path[i]) for i in range(len(path) - 1)]
-        amount = min(left[a][b] for a, b in pairs)
-        for a, b in pairs:
-            left[a][b] -= amount
-            left.setdefault(b, {})
-            left[b][a] = left[b].get(a, 0.0) + amount
-        sent += amount
-        if sent >= wanted - ENOUGH:
-            return sent, frozenset()

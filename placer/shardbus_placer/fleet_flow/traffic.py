@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from shardbus_schemas.model_profile import ModelProfile
 
-from shardbus_placer.fleet_flow.maximum_flow import Network
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.links import Links
+from shardbus_placer.maximum_flow import Network
 from shardbus_placer.problem import Problem
 
 SOURCE, SINK = 0, 1

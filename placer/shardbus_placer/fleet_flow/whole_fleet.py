@@ -1,15 +1,12 @@
 """The answer for the objective ``fleet_throughput``: the best verified flow found before the deadline."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from shardbus_schemas.fleet import Fleet
-from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refusal, Refused, SolverReport, Strategy
 
 from shardbus_placer import solver_pulp
-from shardbus_placer.candidates import Survey
 from shardbus_placer.explain import verdicts
 from shardbus_placer.fleet_flow import answer
 from shardbus_placer.fleet_flow.certificate import Certificate
@@ -18,10 +15,8 @@ from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.solve import Found, solve
 from shardbus_placer.fleet_flow.spending import Spending
 from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic, capacities, traffic
-from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
-from shardbus_placer.problem import Problem
-from shardbus_placer.score import Score
+from shardbus_placer.situation import Situation
 from shardbus_placer.verify import verify
 
 JOININGS = 400
@@ -31,61 +26,50 @@ LEAST_MS = 5.0
 Planner = Callable[[Fleet, ModelProfile, PlacementRequest, Policy], Placed | Refused]
 
 
-@dataclass(frozen=True)
-class Task:
-    """All that was worked out about one request before any search."""
-
-    fleet: Fleet
-    model: ModelProfile
-    request: PlacementRequest
-    policy: Policy
-    survey: Survey
-    links: Links
-    scores: Mapping[DeviceKey, Score]
-    problem: Problem
-    elapsed: Callable[[], float]
-    seconds_left: Callable[[], float]
-
-
-def place_whole_fleet(task: Task, plan: Planner) -> Placed | Refused:
+def place_whole_fleet(situation: Situation, seconds_left: Callable[[], float], plan: Planner) -> Placed | Refused:
     """Return the plan with the highest flow found, or why there is none.
 
     ``plan`` answers the same request for a single pipeline: whether the model can be placed at all, and a plan to
     fall back on where nothing better was found.
     """
-    problem, request = task.problem, task.request
+    problem, request = situation.problem, situation.request
     rates = Rates(problem, request.concurrency)
-    capacity = capacities(problem, task.links, task.model)
-    found = solve(problem, rates, capacity, Certificate(rates, capacity), task.seconds_left)
+    capacity = capacities(problem, situation.links, situation.model)
+    found = solve(problem, rates, capacity, Certificate(rates, capacity), seconds_left)
     everyone = range(len(problem.units))
-    spending = Spending(JOININGS, task.seconds_left)
+    spending = Spending(JOININGS, seconds_left)
     if found.traffic is not None:
         through = found.traffic
         if found.slow_links and through.value < found.bound:
             through = grown(problem, rates, capacity, through, everyone, spending)
         through = spread(problem, rates, capacity, through, everyone, spending)
         if len(nodes_in(problem, through)) >= problem.min_nodes:
-            placed = _placed(task, rates, capacity, found, through)
-            if not verify(task.fleet, task.model, request, task.policy, placed):
+            placed = _placed(situation, seconds_left, rates, capacity, found, through)
+            if not verify(situation.fleet, situation.model, request, situation.policy, placed):
                 return placed
-    return _around_one_pipeline(task, rates, capacity, found, plan)
+    return _around_one_pipeline(situation, seconds_left, rates, capacity, found, plan)
 
 
 def _around_one_pipeline(
-    task: Task, rates: Rates, capacity: Capacities, found: Found, plan: Planner
+    situation: Situation,
+    seconds_left: Callable[[], float],
+    rates: Rates,
+    capacity: Capacities,
+    found: Found,
+    plan: Planner,
 ) -> Placed | Refused:
     """Return the plan that grows around one pipeline, or the refusal if there is not even that."""
-    request, problem = task.request, task.problem
-    spending = Spending(JOININGS, task.seconds_left)
+    request, problem = situation.request, situation.problem
+    spending = Spending(JOININGS, seconds_left)
     for min_nodes in dict.fromkeys((request.min_nodes, 1)):
         if min_nodes > problem.layers:
             continue
-        left = max(LEAST_MS, task.seconds_left() * 1e3)
+        left = max(LEAST_MS, seconds_left() * 1e3)
         alone = plan(
-            task.fleet,
-            task.model,
+            situation.fleet,
+            situation.model,
             request.model_copy(update={"objective": "throughput", "min_nodes": min_nodes, "deadline_ms": left}),
-            task.policy,
+            situation.policy,
         )
         if isinstance(alone, Refused):
             if min_nodes == 1:
@@ -98,28 +82,35 @@ def _around_one_pipeline(
         wide = spread(problem, rates, capacity, begun, everyone, spending)
         for candidate in (grown(problem, rates, capacity, wide, everyone, spending), wide):
             if len(nodes_in(problem, candidate)) >= problem.min_nodes:
-                placed = _placed(task, rates, capacity, found, candidate)
-                if not verify(task.fleet, task.model, request, task.policy, placed):
+                placed = _placed(situation, seconds_left, rates, capacity, found, candidate)
+                if not verify(situation.fleet, situation.model, request, situation.policy, placed):
                     return placed
     # One pipeline cannot spread so far; that devices side by side cannot either was not proved.
     refusal = Refusal(
         code="not_enough_nodes",
         message=f"no flow was found that takes part of {request.min_nodes} nodes at least",
-        reasons=task.survey.reasons,
+        reasons=situation.survey.reasons,
         remedy="lower min_nodes",
         proved=False,
     )
     return Refused(
-        model_id=task.model.model_id,
+        model_id=situation.model.model_id,
         strategy="greedy",
         strategy_reason="whole fleet: one pipeline was found, or none, but none over so many nodes",
         refusal=refusal,
-        devices=verdicts(task.survey, task.scores, task.policy),
+        devices=verdicts(situation.survey, situation.scores, situation.policy),
     )
 
 
-def _placed(task: Task, rates: Rates, capacity: Capacities, found: Found, through: Traffic) -> Placed:
-    problem, request = task.problem, task.request
+def _placed(
+    situation: Situation,
+    seconds_left: Callable[[], float],
+    rates: Rates,
+    capacity: Capacities,
+    found: Found,
+    through: Traffic,
+) -> Placed:
+    problem, request = situation.problem, situation.request
     objective = answer.objective_in(through.value, found.bound)
     strategy: Strategy = "ilp" if found.by_solver else "greedy"
     how = (
@@ -132,23 +123,23 @@ def _placed(task: Task, rates: Rates, capacity: Capacities, found: Found, throug
     if found.detail:
         reason += f"; the solver failed ({found.detail})"
     if objective.gap:
-        late = task.seconds_left() <= 0
+        late = seconds_left() <= 0
         reason += "; the deadline passed before the gap was closed" if late else "; a gap to the bound remains"
     return Placed(
-        model_id=task.model.model_id,
+        model_id=situation.model.model_id,
         strategy=strategy,
         strategy_reason=reason,
-        stages=answer.stages_in(through, problem, rates, task.model, request, task.policy, task.survey),
+        stages=answer.stages_in(through, problem, rates, situation.model, request, situation.policy, situation.survey),
         flows=answer.flows_in(through, problem),
         objective=objective,
-        predicted=answer.prediction_in(through, problem, task.survey, task.links),
+        predicted=answer.prediction_in(through, problem, situation.survey, situation.links),
         binding=answer.binding_in(through, problem, rates, capacity),
         solver=SolverReport(
             name=solver_pulp.solver_name() if found.by_solver else "greedy",
             status="optimal" if objective.gap == 0 else "feasible",
-            seconds=max(0.0, task.elapsed()),
+            seconds=max(0.0, situation.elapsed()),
         ),
-        devices=answer.verdicts_in(through, problem, rates, task.survey, task.scores, task.policy),
+        devices=answer.verdicts_in(through, problem, rates, situation.survey, situation.scores, situation.policy),
         notes=_notes(request, through),
     )
 

@@ -9,13 +9,13 @@ from shardbus_placer.candidates import survey
 from shardbus_placer.fleet_flow.certificate import Certificate, components
 from shardbus_placer.fleet_flow.cutting import best_cut
 from shardbus_placer.fleet_flow.grouping import grouped, in_line
-from shardbus_placer.fleet_flow.maximum_flow import Network
 from shardbus_placer.fleet_flow.patterns import Classes, patterns
 from shardbus_placer.fleet_flow.program import pipeline_at
 from shardbus_placer.fleet_flow.rates import Rates
 from shardbus_placer.fleet_flow.routes import route_bound
 from shardbus_placer.fleet_flow.search import course_of, lifted
 from shardbus_placer.links import links_of
+from shardbus_placer.maximum_flow import Network
 from shardbus_placer.problem import device_scores, formulate
 from shardbus_schemas.devices import MeasuredSpeed
 from shardbus_schemas.fleet import Fleet

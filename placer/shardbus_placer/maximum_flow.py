@@ -43,7 +43,15 @@ class Network:
                 total += sent
         return total
 
+    def reached(self, source: int, least: float) -> set[int]:
+        """Return the vertices that more could be sent to: after ``maximise``, the source's side of a least cut."""
+        return {vertex for vertex, level in enumerate(self._distances(source, least)) if level >= 0}
+
     def _levels(self, source: int, sink: int, least: float) -> list[int] | None:
+        level = self._distances(source, least)
+        return level if level[sink] >= 0 else None
+
+    def _distances(self, source: int, least: float) -> list[int]:
         level = [-1] * len(self.edges_of)
         level[source] = 0
         queue = deque([source])
@@ -54,7 +62,7 @@ class Network:
                 if level[other] < 0 and self.left[edge] > least:
                     level[other] = level[vertex] + 1
                     queue.append(other)
-        return level if level[sink] >= 0 else None
+        return level
 
     def _send(self, source: int, sink: int, level: list[int], at: list[int], least: float) -> float:
         """Return what one way from source to sink takes along, after sending it; 0 if there is no more way."""
