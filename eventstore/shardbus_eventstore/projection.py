@@ -53,8 +53,9 @@ class Projection:
 
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
-        self.connection.invalidate()
-        self.connection.close()
+        if not self.connection.closed:
+            self.connection.invalidate()
+            self.connection.close()
 
     def commit(self, taken: Taken, sequence: int, recorded_at: datetime, gaps: Sequence[Gap] = ()) -> None:
         """Write a batch that ends at ``sequence``: all of its rows and the checkpoint, or nothing.

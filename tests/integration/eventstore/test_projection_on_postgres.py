@@ -1,6 +1,7 @@
 """One projection on a real Postgres: what is written together, who may write, and what comes back."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 
 import psycopg
@@ -72,25 +73,37 @@ def past_readings(engine: Engine) -> int:
         return len(connection.execute(select(DEVICE_HISTORY)).all())
 
 
-@given(streams=histories(), data=st.data())
+@st.composite
+def histories_in_pieces(draw: st.DrawFn) -> dict[str, list[tuple[Sequence[Stored], bool]]]:
+    """Return the streams as batches, and after each whether its projector dies.
+
+    All is drawn before a lock is taken: a draw may end the example where it stands.
+    """
+    return {
+        stream: [(piece, draw(st.booleans())) for piece in draw(splits(batch))] if batch else []
+        for stream, batch in draw(histories()).items()
+    }
+
+
+@given(streams=histories_in_pieces())
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_comes_back_from_postgres_as_the_fold_of_it(
-    engine: Engine, streams: dict[str, list[Stored]], data: st.DataObject
+    engine: Engine, streams: dict[str, list[tuple[Sequence[Stored], bool]]]
 ) -> None:
     with engine.begin() as connection:
         tables = ", ".join(table for each in TABLES_OF.values() for table in each)
         connection.execute(text(f"TRUNCATE {tables}, checkpoints"))
     folded, past = FleetState(), []
-    for stream, batch in streams.items():
-        projection = opened(engine, stream)
-        for piece in data.draw(splits(batch)) if batch else ():
-            commit(projection, piece)
-            if data.draw(st.booleans()):  # the projector dies, and the next one begins where it was
-                projection.close()
-                projection = opened(engine, stream)
-                assert projection.checkpoint.sequence == piece[-1].sequence
-        projection.close()
-        taken = take(folded, batch)
+    for stream, pieces in streams.items():
+        with ExitStack() as living:
+            projection = living.enter_context(closing(opened(engine, stream)))
+            for piece, dies in pieces:
+                commit(projection, piece)
+                if dies:  # the next one begins where it was
+                    projection.close()
+                    projection = living.enter_context(closing(opened(engine, stream)))
+                    assert projection.checkpoint.sequence == piece[-1].sequence
+        taken = take(folded, [message for piece, _ in pieces for message in piece])
         folded = taken.state
         past += [reading_row(record) for record in taken.changes.readings]
     with engine.connect() as connection:
