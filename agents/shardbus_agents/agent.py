@@ -12,6 +12,7 @@ from datetime import datetime
 from shardbus_schemas import subjects
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
 from shardbus_schemas.events import (
+    DeviceFaulted,
     DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
@@ -97,13 +98,14 @@ class Agent:
             heartbeat_seconds=self._pace.heartbeat_seconds,
             device_link=identity.device_link,
         )
-        return self._announce(joined, at)
+        return self.announce(joined, at)
 
     def observe(self, snapshot: Snapshot, at: datetime, uptime_seconds: float) -> tuple[Announcement, ...]:
         """Return what ``snapshot`` brings to tell; ``uptime_seconds`` is of a clock that nobody sets."""
         said = [
             *self._departures(snapshot, at),
             *self._arrivals(snapshot, at),
+            *self._faults(snapshot, at),
             *self._readings(snapshot, at, uptime_seconds),
             *self._link_figures(at, uptime_seconds),
         ]
@@ -112,7 +114,12 @@ class Agent:
     def leave(self, at: datetime, reason: str = "stopped") -> Announcement:
         """Return the word that this node goes."""
         left = NodeLeft(node_id=self.identity.node_id, boot_id=self.identity.boot_id, reason=reason)
-        return self._announce(left, at)
+        return self.announce(left, at)
+
+    def announce(self, message: Event, at: datetime) -> Announcement:
+        """Return ``message`` with an id of its own: how the rest of the agent says what it found out."""
+        self._events += 1
+        return Announcement(message, f"{self._name}/event-{self._events}", at)
 
     def _departures(self, snapshot: Snapshot, at: datetime) -> Iterator[Announcement]:
         missing = [device_id for device_id in self._registered if device_id not in snapshot.devices]
@@ -123,14 +130,27 @@ class Agent:
             if device_id not in self._lost:
                 self._lost.add(device_id)
                 lost = DeviceLost(node_id=self.identity.node_id, device_id=device_id, reason=reason)
-                yield self._announce(lost, at)
+                yield self.announce(lost, at)
 
     def _arrivals(self, snapshot: Snapshot, at: datetime) -> Iterator[Announcement]:
         for device_id, facts in snapshot.devices.items():
             if self._registered.get(device_id) != facts:
                 self._registered[device_id] = facts
                 self._lost.discard(device_id)
-                yield self._announce(DeviceRegistered(node_id=self.identity.node_id, device=facts), at)
+                yield self.announce(DeviceRegistered(node_id=self.identity.node_id, device=facts), at)
+
+    def _faults(self, snapshot: Snapshot, at: datetime) -> Iterator[Announcement]:
+        for fault in snapshot.faults:
+            faulted = DeviceFaulted(
+                node_id=self.identity.node_id,
+                device_id=fault.device_id,
+                kind=fault.kind,
+                code=fault.code,
+                message=fault.message,
+                is_critical=fault.is_critical,
+                occurred_at=fault.occurred_at,
+            )
+            yield self.announce(faulted, at)
 
     def _readings(self, snapshot: Snapshot, at: datetime, uptime_seconds: float) -> Iterator[Announcement]:
         states = [state for device_id, state in snapshot.states.items() if device_id in self._registered]
@@ -162,18 +182,10 @@ class Agent:
             return
         self._links_at = uptime_seconds
         for link in self.identity.links:
-            measured = GPUBandwidthMeasured(
-                **{"from": link.from_node, "to": link.to_node},
-                bandwidth_bytes_per_second=link.bandwidth_bytes_per_second,
-                latency_seconds=link.latency_seconds,
-                method="simulated",
-                measured_at=at,
+            measured = GPUBandwidthMeasured.model_validate(
+                {**link.model_dump(by_alias=True), "method": "simulated", "measured_at": at}
             )
-            yield self._announce(measured, at)
-
-    def _announce(self, message: Event, at: datetime) -> Announcement:
-        self._events += 1
-        return Announcement(message, f"{self._name}/event-{self._events}", at)
+            yield self.announce(measured, at)
 
     @property
     def _name(self) -> str:

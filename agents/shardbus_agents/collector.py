@@ -9,7 +9,7 @@ from shardbus_schemas.ids import DeviceId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.telemetry import DeviceGPUState
 
-from shardbus_agents.backends.protocol import DeviceProblem, Reading
+from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, DeviceSample, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,12 @@ class Snapshot:
     devices: Mapping[DeviceId, DeviceFacts] = field(default_factory=dict[DeviceId, DeviceFacts])
     states: Mapping[DeviceId, DeviceGPUState] = field(default_factory=dict[DeviceId, DeviceGPUState])
     problems: Mapping[DeviceId, str] = field(default_factory=dict[DeviceId, str])
+    faults: tuple[DeviceFault, ...] = ()
+    """Errors that drivers told of since the last tick."""
+    unknown: Mapping[DeviceId, Mapping[str, str]] = field(default_factory=dict[DeviceId, Mapping[str, str]])
+    """Of each device, the readings that are unknown and why, as far as a backend says."""
+    gauges: Mapping[DeviceId, Mapping[str, float]] = field(default_factory=dict[DeviceId, Mapping[str, float]])
+    """Of each device, what is for dashboards and not for the bus."""
 
 
 def merge(samples: Sequence[Sampled]) -> Snapshot:
@@ -38,6 +44,9 @@ def merge(samples: Sequence[Sampled]) -> Snapshot:
     devices: dict[DeviceId, DeviceFacts] = {}
     states: dict[DeviceId, DeviceGPUState] = {}
     problems: dict[DeviceId, str] = {}
+    faults: list[DeviceFault] = []
+    unknown: dict[DeviceId, dict[str, str]] = {}
+    gauges: dict[DeviceId, dict[str, float]] = {}
     for sampled in samples:
         for device in sampled.devices:
             known = devices.get(device.device_id)
@@ -45,9 +54,15 @@ def merge(samples: Sequence[Sampled]) -> Snapshot:
         for reading in sampled.readings:
             if isinstance(reading, DeviceProblem):
                 problems.setdefault(reading.device_id, reading.reason)
+            elif isinstance(reading, DeviceFault):
+                faults.append(reading)
             else:
-                seen = states.get(reading.device_id)
-                states[reading.device_id] = reading if seen is None else _merge_states(seen, reading)
+                sample = reading if isinstance(reading, DeviceSample) else DeviceSample(reading)
+                state = sample.state
+                seen = states.get(state.device_id)
+                states[state.device_id] = state if seen is None else _merge_states(seen, state)
+                unknown[state.device_id] = {**sample.unknown, **unknown.get(state.device_id, {})}
+                gauges[state.device_id] = {**sample.gauges, **gauges.get(state.device_id, {})}
     powered = next((state for state in states.values() if _has_power(state)), None)
     for device_id, state in states.items():
         if powered is not None:
@@ -56,7 +71,14 @@ def merge(samples: Sequence[Sampled]) -> Snapshot:
         devices={device_id: device for device_id, device in devices.items() if device_id not in problems},
         states={device_id: state for device_id, state in states.items() if device_id not in problems},
         problems=problems,
+        faults=tuple(faults),
+        unknown={device_id: _still_unknown(states[device_id], why) for device_id, why in unknown.items()},
+        gauges=gauges,
     )
+
+
+def _still_unknown(state: DeviceGPUState, why: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: reason for name, reason in why.items() if getattr(state, name) is None}
 
 
 def merge_facts(trusted: DeviceFacts, other: DeviceFacts) -> DeviceFacts:
@@ -66,12 +88,14 @@ def merge_facts(trusted: DeviceFacts, other: DeviceFacts) -> DeviceFacts:
             "peak_flops": {**other.peak_flops, **trusted.peak_flops},
             "measured": trusted.measured or other.measured,
             "sources": {**other.sources, **trusted.sources},
+            "peers": trusted.peers or other.peers,
+            "unknown": {**other.unknown, **trusted.unknown},
             "reported_by": "+".join(name for name in (trusted.reported_by, other.reported_by) if name) or None,
         }
     )
 
 
-_MERGED_APART = ("device_id", "peak_flops", "measured", "sources", "reported_by")
+_MERGED_APART = ("device_id", "peak_flops", "measured", "sources", "peers", "unknown", "reported_by")
 _FACTS = tuple(name for name in DeviceFacts.model_fields if name not in _MERGED_APART)
 _POWER = ("battery_percent", "is_plugged_in")
 _MEMORY = ("memory_used_bytes", "memory_total_bytes")
@@ -80,6 +104,9 @@ _READINGS = (
     "thermal_temperature_c",
     "thermal_throttle_threshold_c",
     "is_thermal_throttling",
+    "throttle_reasons",
+    "power_watts",
+    "health",
     *_POWER,
 )
 

@@ -10,10 +10,10 @@ from datetime import datetime
 
 from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.observability import metrics
-from shardbus_schemas.events import DeviceGPUStateUpdated
+from shardbus_schemas.events import DeviceGPUStateUpdated, Event
 
 from shardbus_agents.agent import Agent, Pace
-from shardbus_agents.collector import merge
+from shardbus_agents.collector import Snapshot, merge
 from shardbus_agents.outbox import Outbox
 from shardbus_agents.sampler import Sampler
 
@@ -27,7 +27,7 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Node:
-    """An agent with its samplers and its outbox."""
+    """An agent with its samplers and its outbox. ``watchers`` see every snapshot as it is taken, and must not block."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Node:
         now: Callable[[], datetime],
         driver_patience_seconds: float = 4,
         leave_patience_seconds: float = 3,
+        watchers: Sequence[Callable[[Snapshot], None]] = (),
     ) -> None:
         self._agent = agent
         self._samplers = samplers
@@ -47,6 +48,7 @@ class Node:
         self._now = now
         self._driver_patience = driver_patience_seconds
         self._leave_patience = leave_patience_seconds
+        self._watchers = watchers
         self._outbox = Outbox(agent.identity.source)
         self._news = asyncio.Event()
 
@@ -63,6 +65,11 @@ class Node:
         finally:
             await asyncio.gather(*(sampler.close(patience_seconds=1) for sampler in self._samplers))
 
+    def tell(self, message: Event) -> None:
+        """Publish what another part of the agent found out, as its readings are: kept until it is acknowledged."""
+        self._outbox.add(self._agent.announce(message, self._now()))
+        self._news.set()
+
     async def _sample(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         patience = min(FIRST_PATIENCE_SECONDS, self._driver_patience)
@@ -74,6 +81,8 @@ class Node:
             )
             patience = self._driver_patience
             snapshot, told = merge(sampled), 0
+            for watch in self._watchers:
+                watch(snapshot)
             for announcement in self._agent.observe(snapshot, at, loop.time()):
                 self._outbox.add(announcement)
                 if isinstance(announcement.message, DeviceGPUStateUpdated):

@@ -16,7 +16,7 @@ from typing import Protocol
 from shardbus_schemas.telemetry import DeviceGPUState
 from typing_extensions import override
 
-from shardbus_agents.backends.protocol import Backend, BackendUnavailableError, DeviceProblem
+from shardbus_agents.backends.protocol import Backend, BackendUnavailableError, DeviceProblem, DeviceSample
 from shardbus_agents.collector import Sampled
 
 _log = logging.getLogger(__name__)
@@ -106,7 +106,9 @@ class ThreadedSampler(Sampler):
 
     def _hanging(self, seconds: float) -> Sampled:
         reason = f"the driver behind {self._name} hangs: no answer within {seconds:g} s"
-        asked = [reading.device_id for reading in self._last.readings if isinstance(reading, DeviceGPUState)]
+        asked = [
+            reading.device_id for reading in self._last.readings if isinstance(reading, DeviceGPUState | DeviceSample)
+        ]
         return Sampled(self._last.devices, tuple(DeviceProblem(device_id, reason) for device_id in asked))
 
     def _submit(self, at: datetime) -> asyncio.Future[Sampled]:

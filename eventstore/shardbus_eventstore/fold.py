@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Generic, TypeVar, assert_never
+from typing import Final, Generic, TypeVar, assert_never
 
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
     CommandRejected,
     DeadLettered,
+    DeviceFaulted,
     DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
@@ -187,8 +188,7 @@ class _Draft:
                     self.device_states.put(_key(reading.node_id, reading.device_id), record)
                     self.readings.append(record)
             case GPUBandwidthMeasured():
-                key = (event.from_node, event.to_node)
-                self.links.put(key, LinkRecord(event, received.sequence, received.recorded_at))
+                return self._measure(event, received)
             case _:
                 assert_never(event)
         return True
@@ -229,9 +229,9 @@ class _Draft:
             case NodeLeft():
                 return self._leave(event, received)
             case DeviceRegistered():
-                record = DeviceRecord(event.node_id, event.device, received.recorded_at, received.sequence)
-                self.devices.put(record.key, record)
-                return True
+                return self._register(event, received)
+            case DeviceFaulted():
+                return self._note_fault(event, received)
             case DeviceLost():
                 return self._lose_device(event, received)
             case ModelRegistered():
@@ -260,6 +260,31 @@ class _Draft:
             return False  # the farewell of an earlier boot does not send the new one away
         left = replace(node, left_at=received.recorded_at, left_reason=event.reason, sequence=received.sequence)
         self.nodes.put(event.node_id, left)
+        return True
+
+    def _register(self, event: DeviceRegistered, received: Received[FrozenModel]) -> bool:
+        record = DeviceRecord(event.node_id, event.device, received.recorded_at, received.sequence)
+        old = self.devices.get(record.key)
+        if old is not None:  # what it is may change; what befell it stays
+            record = replace(record, faults=old.faults, last_fault=old.last_fault)
+        self.devices.put(record.key, record)
+        return True
+
+    def _note_fault(self, event: DeviceFaulted, received: Received[FrozenModel]) -> bool:
+        key = DeviceKey.of(event.node_id, event.device_id)
+        device = self.devices.get(key)
+        if device is None:
+            return False
+        noted = replace(device, faults=device.faults + 1, last_fault=event, sequence=received.sequence)
+        self.devices.put(key, noted)
+        return True
+
+    def _measure(self, event: GPUBandwidthMeasured, received: Received[FrozenModel]) -> bool:
+        key = (event.from_node, event.to_node)
+        old = self.links.get(key)
+        if old is not None and not _replaces(event, old.measured):
+            return False
+        self.links.put(key, LinkRecord(event, received.sequence, received.recorded_at))
         return True
 
     def _lose_device(self, event: DeviceLost, received: Received[FrozenModel]) -> bool:
@@ -341,3 +366,14 @@ class _Draft:
 def _without_token(request: PlacementRequest) -> PlacementRequest:
     """Return ``request`` without who asked: that is never stored."""
     return request if request.access_token is None else request.model_copy(update={"access_token": None})
+
+
+_PROBED_FOR_SECONDS: Final = 86400.0
+"""How long a probe is worth more than what the interfaces promise."""
+
+
+def _replaces(new: GPUBandwidthMeasured, known: GPUBandwidthMeasured) -> bool:
+    """Return whether ``new`` says more of its path: the newest does, but a promise is worth less than a fresh probe."""
+    if new.method != "passive" or known.method == "passive":
+        return True
+    return (new.measured_at - known.measured_at).total_seconds() > _PROBED_FOR_SECONDS

@@ -13,6 +13,7 @@ from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import (
     CommandRejected,
     DeadLettered,
+    DeviceFaulted,
     GPUBandwidthMeasured,
     InstanceDeleted,
     InstancePlaced,
@@ -71,6 +72,9 @@ class DeviceRecord:
     sequence: int
     lost_at: datetime | None = None
     lost_reason: str | None = None
+    faults: int = 0
+    """How many errors its driver told of, ever."""
+    last_fault: DeviceFaulted | None = None
 
     @property
     def key(self) -> DeviceKey:

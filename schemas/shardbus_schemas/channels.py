@@ -50,7 +50,7 @@ CHANNELS: tuple[Channel, ...] = (
         f"{PREFIX}.event.node.{{node}}",
         "FLEET",
         "The life of a node and its devices.",
-        (events.NodeJoined, events.NodeLeft, events.DeviceRegistered, events.DeviceLost),
+        (events.NodeJoined, events.NodeLeft, events.DeviceRegistered, events.DeviceLost, events.DeviceFaulted),
     ),
     Channel(
         "model",

@@ -32,6 +32,13 @@ class NodeJoined(FrozenModel):
     """The longest silence of a living agent; a node silent for several of these is stale."""
     device_link: LinkFigures | None = None
     """Between any two devices of this node."""
+    report_seconds: Annotated[float, Field(gt=0)] | None = None
+    """How often all readings are told, changed or not."""
+    error_bounds: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Reading to how far what was told last may be from the agent's last sample, in the reading's own unit.
+
+    ``memory_used_percent`` is of the device's total. Flags and totals are exact.
+    """
 
 
 class NodeLeft(FrozenModel):
@@ -66,8 +73,32 @@ class DeviceLost(FrozenModel):
     reason: str
 
 
+FaultKind = Literal["xid", "ecc", "driver"]
+
+
+class DeviceFaulted(FrozenModel):
+    """A device's driver told of an error. The device may go on: if it cannot, ``DeviceLost`` follows."""
+
+    TYPE: ClassVar[str] = "DeviceFaulted"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    device_id: DeviceId
+    kind: FaultKind
+    code: Annotated[int, Field(ge=0)] | None = None
+    """The driver's number: an XID."""
+    message: str
+    """What it means, and what to do."""
+    is_critical: bool = False
+    """Whether the device has to be reset, or its work is lost."""
+    occurred_at: UtcDatetime
+
+
 class DeviceGPUStateUpdated(FrozenModel):
-    """One tick of one node: the readings that changed significantly, or all of them on a heartbeat."""
+    """One tick of one node: the readings that changed significantly, or all of them in a full report.
+
+    Without any states it says no more than that the node is alive.
+    """
 
     TYPE: ClassVar[str] = "DeviceGPUStateUpdated"
     VERSION: ClassVar[int] = 2
@@ -77,6 +108,7 @@ class DeviceGPUStateUpdated(FrozenModel):
     tick: Annotated[int, Field(ge=0)] | None = None
     """Counts this agent's published ticks within its boot; a gap is a message lost before the bus."""
     heartbeat: bool = False
+    """Whether this is a full report: a device left out of it has no reading any more."""
     states: tuple[DeviceGPUState, ...] = ()
 
     @model_validator(mode="after")
@@ -96,6 +128,15 @@ class GPUBandwidthMeasured(LinkFigures):
     from_node: NodeId = Field(alias="from")
     to_node: NodeId = Field(alias="to")
     method: str = "unknown"
+    """``probe``: measured by sending; ``passive``: what the interfaces can at best, and a measured latency."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """How many measurements these figures are made of."""
+    spread: Annotated[float, Field(ge=0)] | None = None
+    """(best - worst) / best of the bandwidths measured."""
+    interface: str | None = None
+    """The sender's network interface."""
+    at_least: bool = False
+    """Whether the path may carry more: the sender could not saturate it."""
     measured_at: UtcDatetime
 
     @model_validator(mode="after")
@@ -228,6 +269,7 @@ FleetEvent = (
     | NodeLeft
     | DeviceRegistered
     | DeviceLost
+    | DeviceFaulted
     | ModelRegistered
     | InstancePlaced
     | InstanceReplaced

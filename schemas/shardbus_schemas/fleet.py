@@ -1,14 +1,14 @@
 """The fleet at one moment: what a fleet file declares, ``shardbus state --json`` prints, and the planner reads."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
 from shardbus_schemas.ids import DeviceKey, NodeId
 from shardbus_schemas.model import Bytes, FrozenModel, Percent, UtcDatetime
-from shardbus_schemas.telemetry import TemperatureCelsius
+from shardbus_schemas.telemetry import Health, TemperatureCelsius, ThrottleReason
 
 DeviceStatus = Literal["ok", "stale", "lost", "cordoned"]
 """``stale``: its last word is older than its node's heartbeat bound. ``lost``: it is gone, or its node left."""
@@ -25,6 +25,9 @@ class FleetDevice(DeviceFacts):
     thermal_temperature_c: TemperatureCelsius | None = None
     thermal_throttle_threshold_c: TemperatureCelsius | None = None
     is_thermal_throttling: bool | None = None
+    throttle_reasons: tuple[ThrottleReason, ...] | None = None
+    power_watts: Annotated[float, Field(ge=0)] | None = None
+    health: Health | None = None
     battery_percent: Percent | None = None
     is_plugged_in: bool | None = None
     last_update: UtcDatetime | None = None

@@ -84,7 +84,13 @@ def subject_of(message: FrozenModel) -> str:
             return subjects.telemetry(message.node_id)
         case events.GPUBandwidthMeasured():
             return subjects.link(message.from_node, message.to_node)
-        case events.NodeJoined() | events.NodeLeft() | events.DeviceRegistered() | events.DeviceLost():
+        case (
+            events.NodeJoined()
+            | events.NodeLeft()
+            | events.DeviceRegistered()
+            | events.DeviceLost()
+            | events.DeviceFaulted()
+        ):
             return subjects.event("node", message.node_id)
         case events.ModelRegistered():
             return subjects.event("model", message.profile.model_id)

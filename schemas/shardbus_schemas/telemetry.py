@@ -1,11 +1,17 @@
 """What a device does: the readings that change from second to second."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shardbus_schemas.ids import DeviceId, DeviceKey, NodeId
 from shardbus_schemas.model import Bytes, FrozenModel, Percent, UtcDatetime
+
+ThrottleReason = Literal["power_cap", "hardware", "sync_boost", "software_thermal", "hardware_thermal", "power_brake"]
+"""Why a device runs below its clocks. ``power_cap`` is how a card runs at full load."""
+
+Health = Literal["ok", "degraded", "failed"]
+"""OpenTelemetry's ``hw.state``: ``degraded`` still computes, but something of it is worn or must be reset soon."""
 
 TemperatureCelsius = Annotated[float, Field(ge=-100, le=300)]
 
@@ -23,6 +29,14 @@ class DeviceGPUState(FrozenModel):
     thermal_throttle_threshold_c: TemperatureCelsius | None = None
     """Where this device begins to slow down."""
     is_thermal_throttling: bool | None = None
+    throttle_reasons: tuple[ThrottleReason, ...] | None = None
+    """All that hold it back now; ``()`` is none."""
+    power_watts: Annotated[float, Field(ge=0)] | None = None
+    health: Health | None = None
+    utilization_mean_percent: Percent | None = None
+    """Of the samples since the last full report; told in full reports alone."""
+    utilization_peak_percent: Percent | None = None
+    """Likewise the highest."""
     battery_percent: Percent | None = None
     """The host's battery; ``None`` where there is none."""
     is_plugged_in: bool | None = None

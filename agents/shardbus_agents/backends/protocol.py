@@ -1,10 +1,12 @@
 """What the agent asks of a source of devices. Above this line nobody sees a vendor's errors."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from shardbus_schemas.devices import DeviceFacts
+from shardbus_schemas.events import FaultKind
 from shardbus_schemas.ids import DeviceId
 from shardbus_schemas.telemetry import DeviceGPUState
 
@@ -21,7 +23,36 @@ class DeviceProblem:
     reason: str
 
 
-Reading = DeviceGPUState | DeviceProblem
+@dataclass(frozen=True, slots=True)
+class DeviceFault:
+    """An error that the driver told of, once. The device may go on."""
+
+    device_id: DeviceId
+    kind: FaultKind
+    message: str
+    occurred_at: datetime
+    code: int | None = None
+    is_critical: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSample:
+    """One device's readings, and what does not go on the bus."""
+
+    state: DeviceGPUState
+    unknown: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Field of ``state`` that is ``None`` to why."""
+    gauges: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Further figures for dashboards, by a name that ends in its unit: ``clock_hertz``."""
+
+    @property
+    def device_id(self) -> DeviceId:
+        """Whose readings these are."""
+        return self.state.device_id
+
+
+Reading = DeviceGPUState | DeviceSample | DeviceProblem | DeviceFault
+"""A bare state is a sample about which there is no more to say."""
 
 
 class Backend(Protocol):
@@ -38,7 +69,10 @@ class Backend(Protocol):
         ...
 
     def sample(self, at: datetime) -> tuple[Reading, ...]:
-        """Return each device's readings, stamped ``at``, or its problem. A device that is gone is left out."""
+        """Return each device's readings, stamped ``at``, or its problem, and the faults since the last call.
+
+        A device that is gone is left out.
+        """
         ...
 
     def devices(self) -> tuple[DeviceFacts, ...]:

@@ -51,6 +51,10 @@ class LinkView(FrozenModel):
     bandwidth_bytes_per_second: float
     latency_seconds: float
     method: str
+    samples: int | None
+    spread: float | None
+    interface: str | None
+    at_least: bool
     measured_at: datetime
 
 

@@ -46,6 +46,8 @@ def node_row(record: NodeRecord) -> Row:
         "heartbeat_seconds": joined.heartbeat_seconds,
         "device_link_bandwidth_bytes_per_second": link.bandwidth_bytes_per_second if link else None,
         "device_link_latency_seconds": link.latency_seconds if link else None,
+        "report_seconds": joined.report_seconds,
+        "error_bounds": joined.error_bounds,
         "joined_at": record.joined_at,
         "left_at": record.left_at,
         "left_reason": record.left_reason,
@@ -67,6 +69,8 @@ def node_record(row: Row) -> NodeRecord:
         labels=row["labels"],
         heartbeat_seconds=row["heartbeat_seconds"],
         device_link=link,
+        report_seconds=row["report_seconds"],
+        error_bounds=row["error_bounds"],
     )
     return NodeRecord(joined, row["joined_at"], row["sequence"], row["left_at"], row["left_reason"])
 
@@ -89,12 +93,23 @@ def device_row(record: DeviceRecord) -> Row:
         "peak_flops": facts.peak_flops,
         "dtypes": None if facts.dtypes is None else list(facts.dtypes),
         "driver": facts.driver,
+        "parent_device_id": facts.parent_device_id,
+        "partition": facts.partition,
+        "pci_address": facts.pci_address,
+        "pcie_generation": facts.pcie_generation,
+        "pcie_width": facts.pcie_width,
+        "power_limit_watts": facts.power_limit_watts,
+        "peers": [_document(peer) for peer in facts.peers],
+        "benchmark": None if facts.benchmark is None else _document(facts.benchmark),
+        "unknown": facts.unknown,
         "measured": [_document(measured) for measured in facts.measured],
         "sources": facts.sources,
         "reported_by": facts.reported_by,
         "registered_at": record.registered_at,
         "lost_at": record.lost_at,
         "lost_reason": record.lost_reason,
+        "faults": record.faults,
+        "last_fault": None if record.last_fault is None else _document(record.last_fault),
         "sequence": record.sequence,
     }
 
@@ -109,6 +124,8 @@ def device_record(row: Row) -> DeviceRecord:
         row["sequence"],
         row["lost_at"],
         row["lost_reason"],
+        row["faults"],
+        None if row["last_fault"] is None else _model(events.DeviceFaulted, row["last_fault"]),
     )
 
 
@@ -124,6 +141,11 @@ def reading_row(record: DeviceStateRecord) -> Row:
         "thermal_temperature_c": reading.thermal_temperature_c,
         "thermal_throttle_threshold_c": reading.thermal_throttle_threshold_c,
         "is_thermal_throttling": reading.is_thermal_throttling,
+        "throttle_reasons": None if reading.throttle_reasons is None else list(reading.throttle_reasons),
+        "power_watts": reading.power_watts,
+        "health": reading.health,
+        "utilization_mean_percent": reading.utilization_mean_percent,
+        "utilization_peak_percent": reading.utilization_peak_percent,
         "battery_percent": reading.battery_percent,
         "is_plugged_in": reading.is_plugged_in,
         "last_update": reading.last_update,
@@ -134,7 +156,10 @@ def reading_row(record: DeviceStateRecord) -> Row:
 
 def reading_record(row: Row) -> DeviceStateRecord:
     """Return the record that gave ``row``."""
-    reading = DeviceGPUState(**{name: row[name] for name in DeviceGPUState.model_fields})
+    values = {name: row[name] for name in DeviceGPUState.model_fields}
+    if values["throttle_reasons"] is not None:
+        values["throttle_reasons"] = tuple(values["throttle_reasons"])
+    reading = DeviceGPUState(**values)
     return DeviceStateRecord(reading, row["sequence"], row["recorded_at"])
 
 
@@ -166,6 +191,10 @@ def link_row(record: LinkRecord) -> Row:
         "bandwidth_bytes_per_second": measured.bandwidth_bytes_per_second,
         "latency_seconds": measured.latency_seconds,
         "method": measured.method,
+        "samples": measured.samples,
+        "spread": measured.spread,
+        "interface": measured.interface,
+        "at_least": measured.at_least,
         "measured_at": measured.measured_at,
         "sequence": record.sequence,
         "recorded_at": record.recorded_at,

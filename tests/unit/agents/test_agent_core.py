@@ -1,8 +1,9 @@
 from shardbus_agents.agent import Agent, Announcement, Identity, Pace
-from shardbus_agents.backends.protocol import DeviceProblem
+from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem
 from shardbus_agents.collector import Sampled, merge
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.events import (
+    DeviceFaulted,
     DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
@@ -11,7 +12,7 @@ from shardbus_schemas.events import (
     NodeLeft,
 )
 from shardbus_schemas.fleet import FleetLink
-from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.ids import BootId, DeviceId, NodeId
 from support.readings import NODE, START, after, facts, snapshot, state
 
 BOOT = BootId("boot-1")
@@ -165,3 +166,16 @@ def test_the_longest_node_name_makes_ids_that_an_envelope_can_carry() -> None:
     event_id = named.join(START).event_id
     assert len(event_id) < 300
     assert " " not in event_id
+
+
+def test_a_fault_is_told_once_with_its_own_time() -> None:
+    node = agent()
+    node.observe(snapshot(state("a")), START, 0)
+    fault = DeviceFault(DeviceId("a"), "xid", "XID 31: a bad access by the workload", after(1), code=31)
+    said = node.observe(merge([Sampled((facts("a"),), (state("a"), fault))]), after(2), 2)
+    assert messages(said) == [
+        DeviceFaulted(
+            node_id=NODE, device_id=DeviceId("a"), kind="xid", code=31, message=fault.message, occurred_at=after(1)
+        )
+    ]
+    assert messages(node.observe(snapshot(state("a")), after(4), 4)) == []

@@ -1,6 +1,7 @@
-from shardbus_agents.backends.protocol import DeviceProblem
+from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, DeviceSample
 from shardbus_agents.collector import Sampled, merge
-from support.readings import facts, state
+from shardbus_schemas.ids import DeviceId
+from support.readings import START, facts, state
 
 
 def test_a_device_found_by_two_backends_is_one_device_with_both_their_facts() -> None:
@@ -63,3 +64,19 @@ def test_a_problem_wins_over_another_backends_good_word() -> None:
     assert merged.problems == {"GPU-1": "it hangs"}
     assert list(merged.devices) == ["GPU-2"]
     assert list(merged.states) == ["GPU-2"]
+
+
+def test_what_one_backend_cannot_say_and_another_can_is_not_unknown() -> None:
+    first = DeviceSample(state(), {"power_watts": "not supported", "health": "not asked"}, {"clock_hertz": 1.0})
+    second = DeviceSample(state(power_watts=30.0), {"health": "no idea"}, {"clock_hertz": 2.0, "fan_percent": 50.0})
+    merged = merge([Sampled((facts(),), (first,)), Sampled((facts(),), (second,))])
+    assert merged.states["cuda-1"].power_watts == 30
+    assert merged.unknown == {"cuda-1": {"health": "not asked"}}
+    assert merged.gauges == {"cuda-1": {"clock_hertz": 1.0, "fan_percent": 50.0}}
+
+
+def test_a_fault_is_no_problem_of_its_device() -> None:
+    fault = DeviceFault(DeviceId("cuda-1"), "xid", "XID 31", START, code=31)
+    merged = merge([Sampled((facts(),), (state(), fault))])
+    assert merged.faults == (fault,)
+    assert list(merged.states) == ["cuda-1"]

@@ -1,5 +1,7 @@
 """The fold, as given events, when one more comes, then this state."""
 
+from datetime import timedelta
+
 import pytest
 from shardbus_eventstore.fold import apply, fold
 from shardbus_eventstore.intake import examine
@@ -123,6 +125,41 @@ def test_a_lost_device_is_back_once_it_is_registered_again() -> None:
     assert history.state.devices[KEY].lost_at is None
 
 
+def test_faults_are_counted_the_last_is_kept_and_a_new_registration_forgets_none() -> None:
+    history = History()
+    first, last = (
+        events.DeviceFaulted(node_id="n1", device_id="g1", kind="xid", code=code, message="m", occurred_at=START)
+        for code in (31, 79)
+    )
+    history.add(JOINED, REGISTERED, first, last, REGISTERED)
+    assert (history.state.devices[KEY].faults, history.state.devices[KEY].last_fault) == (2, last)
+
+
+def test_what_the_interfaces_promise_replaces_no_fresh_probe() -> None:
+    def measured(method: str, bandwidth: float, hours: float) -> events.GPUBandwidthMeasured:
+        return events.GPUBandwidthMeasured.model_validate(
+            {
+                "from": "n1",
+                "to": "n2",
+                "bandwidth_bytes_per_second": bandwidth,
+                "latency_seconds": 0.001,
+                "method": method,
+                "measured_at": START + timedelta(hours=hours),
+            }
+        )
+
+    history = History()
+    for method, bandwidth, hours, believed in (
+        ("passive", 1e9, 0, 1e9),
+        ("probe", 1e8, 1, 1e8),
+        ("passive", 1e9, 2, 1e8),
+        ("probe", 2e8, 3, 2e8),
+        ("passive", 1e9, 28, 1e9),  # the probe is older than a day
+    ):
+        history.add(measured(method, bandwidth, hours))
+        assert history.state.links["n1", "n2"].measured.bandwidth_bytes_per_second == believed
+
+
 def test_an_instance_lives_from_its_placement_to_its_deletion() -> None:
     history = History()
     history.add(placed())
@@ -172,6 +209,7 @@ def test_the_first_answer_to_a_command_stays() -> None:
     [
         NodeLeft(node_id="n9", boot_id="b"),
         events.DeviceLost(node_id="n9", device_id="g", reason="r"),
+        events.DeviceFaulted(node_id="n9", device_id="g", kind="driver", message="m", occurred_at=START),
         events.InstanceDeleted(instance_id="i9"),
         events.InstanceLost(instance_id="i9", devices=(), reason="r"),
         events.InstanceReplaced(instance_id="i9", plan=plan(), reason="r", position=StatePosition()),
