@@ -156,7 +156,7 @@ def test_what_the_interfaces_promise_replaces_no_fresh_probe() -> None:
         ("probe", 2e8, 3, 2e8),
         ("passive", 1e9, 28, 1e9),  # the probe is older than a day
     ):
-        history.add(measured(method, bandwidth, hours))
+        history.add(measured(method, bandwidth, hours), seconds=hours * 3600)
         assert history.state.links["n1", "n2"].measured.bandwidth_bytes_per_second == believed
 
 
