@@ -1,32 +1,24 @@
 """Whether a flow of tokens keeps its promises: who hands over to whom, how much, over which links, how deep.
 
-Like the rest of the verifier it works everything out again from the raw inputs and calls none of the planner's code.
-What holds for a stage of any plan (its memory, its devices, its time) is checked in ``verify.py``.
+What holds for a stage of any plan (its memory, its devices, its time) is checked elsewhere in this folder.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 
 from shardbus_schemas.devices import LinkFigures
-from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey, NodeId
-from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Flow, Placed, PlacementRequest, Stage
+from shardbus_schemas.placement import Flow, Placed, Stage
 
-from shardbus_placer.policy import Policy
+from shardbus_placer.checks.claim import CLOSE, Claim, Wrong
 
-CLOSE = 1e-6
-"""Relative difference that two ways of adding the same floats may have."""
 LEAST_SECONDS = 1e-9
 """A stage that reads nothing takes no time; it is counted as passing this quickly."""
 
-Check = Iterator[str]
 
-
-def ranges(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+def ranges(claim: Claim) -> Wrong:
     """Yield what is wrong with the layer ranges, and with who hands over to whom."""
-    del fleet, request, policy
+    model, placed = claim.model, claim.placed
     by_name = _by_name(placed)
     if placed.hops:
         yield "a plan of flows has no single line of hops"
@@ -50,15 +42,17 @@ def ranges(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy:
             yield f"{pair[0]} hands over at layer {left} to {pair[1]}, which begins at layer {entered}"
 
 
-def depth(request: PlacementRequest, placed: Placed) -> Check:
+def depth(claim: Claim) -> Wrong:
     """Yield whether a way is longer than the request allows."""
-    deepest = max(_depths(placed).values(), default=0)
+    request = claim.request
+    deepest = max(_depths(claim.placed).values(), default=0)
     if request.max_stages is not None and deepest > request.max_stages:
         yield f"a way passes {deepest} stages, more than max_stages={request.max_stages}"
 
 
-def amounts(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+def amounts(claim: Claim) -> Wrong:
     """Yield where more flows than a stage passes or a link carries, or less leaves than enters."""
+    request, placed = claim.request, claim.placed
     entered: defaultdict[DeviceKey, float] = defaultdict(float)
     left: defaultdict[DeviceKey, float] = defaultdict(float)
     for flow in placed.flows:
@@ -79,11 +73,12 @@ def amounts(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy
             yield f"nothing flows through {name}"
         if entered[name] > rate * (1 + CLOSE):
             yield f"{entered[name]} tokens/s flow through {name}, which sustains {rate}"
-    yield from _links(fleet, model, policy, placed)
+    yield from _links(claim)
 
 
-def promises(fleet: Fleet, model: ModelProfile, request: PlacementRequest, policy: Policy, placed: Placed) -> Check:
+def promises(claim: Claim) -> Wrong:
     """Yield what is wrong with the objective and the predicted speeds."""
+    model, request, placed = claim.model, claim.request, claim.placed
     objective, predicted = placed.objective, placed.predicted
     if objective.name != request.objective:
         yield f"the plan is for {objective.name}, but {request.objective} was asked"
@@ -99,7 +94,7 @@ def promises(fleet: Fleet, model: ModelProfile, request: PlacementRequest, polic
     for flow in placed.flows:
         if flow.to_device is not None:
             waited += flow.tokens_per_second * by_name[flow.to_device].seconds
-        link = _link(fleet, policy, flow)
+        link = _link(claim, flow)
         if link is not None:
             size = model.activation_bytes_per_token * request.concurrency
             waited += flow.tokens_per_second * (link.latency_seconds + size / link.bandwidth_bytes_per_second)
@@ -114,14 +109,14 @@ def promises(fleet: Fleet, model: ModelProfile, request: PlacementRequest, polic
         yield f"a gap of {objective.gap} is claimed without a bound"
 
 
-def _links(fleet: Fleet, model: ModelProfile, policy: Policy, placed: Placed) -> Check:
+def _links(claim: Claim) -> Wrong:
     """Yield which links are missing or overloaded: the devices of two nodes share one, pairs inside a node do not."""
-    size = model.activation_bytes_per_token
+    size = claim.model.activation_bytes_per_token
     carried: defaultdict[tuple[NodeId, NodeId], float] = defaultdict(float)
-    for flow in placed.flows:
+    for flow in claim.placed.flows:
         if flow.from_device is None or flow.to_device is None:
             continue
-        link = _link(fleet, policy, flow)
+        link = _link(claim, flow)
         here, there = flow.from_device.node_id, flow.to_device.node_id
         if link is None:
             yield f"there is no link from {here} to {there}"
@@ -135,14 +130,10 @@ def _links(fleet: Fleet, model: ModelProfile, policy: Policy, placed: Placed) ->
             yield f"the link from {here} to {there} carries {link.bandwidth_bytes_per_second / size} tokens/s at most"
 
 
-def _link(fleet: Fleet, policy: Policy, flow: Flow) -> LinkFigures | None:
+def _link(claim: Claim, flow: Flow) -> LinkFigures | None:
     if flow.from_device is None or flow.to_device is None:
         return None
-    here, there = flow.from_device.node_id, flow.to_device.node_id
-    if here == there:
-        return next(node.device_link for node in fleet.nodes if node.node_id == here) or policy.device_link
-    declared = (link for link in fleet.links if (link.from_node, link.to_node) == (here, there))
-    return next(declared, fleet.default_link)
+    return claim.link(flow.from_device, flow.to_device)
 
 
 def _by_name(placed: Placed) -> dict[DeviceKey, Stage]:

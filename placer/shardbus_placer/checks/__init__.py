@@ -1,0 +1,1 @@
+"""The verifier's checks: each works out from the raw inputs what a plan claims, without any of the planner's code."""
