@@ -57,7 +57,7 @@ class LayerMemory:
     both_ends: int
     """Embedding and head for a stage that holds both: once when they are one tensor."""
 
-    @property
+    @cached_property
     def layers(self) -> int:
         """How many layers the model has."""
         return len(self.prefix) - 1

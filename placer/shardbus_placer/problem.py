@@ -65,7 +65,7 @@ class Problem:
     pins: Mapping[DeviceKey, int]
     """Devices that must be used."""
 
-    @property
+    @cached_property
     def layers(self) -> int:
         """How many layers are to be placed."""
         return self.memory.layers
@@ -99,15 +99,19 @@ class Problem:
 
     def admits(self, order: Sequence[Unit]) -> bool:
         """Return whether the units in this order meet every condition but memory."""
+        hops = self.hops
+        if len(order) > self.max_stages or len(order) > self.layers:
+            return False
+        if any(hops[a.node][b.node] is None for a, b in pairwise(order)):
+            return False
         devices = [device for unit in order for device in unit.devices]
+        different = set(devices)
         nodes = {node for unit in order for node in unit.nodes}
         return (
-            len(order) <= min(self.max_stages, self.layers)
-            and len(devices) <= self.max_devices
-            and len(set(devices)) == len(devices)
+            len(devices) <= self.max_devices
+            and len(different) == len(devices)
             and self.min_nodes <= len(nodes) <= self.max_nodes
-            and self.pins.keys() <= set(devices)
-            and all(self.hops[a.node][b.node] is not None for a, b in pairwise(order))
+            and self.pins.keys() <= different
         )
 
     def most_layers(self, unit: Unit) -> int:
@@ -164,8 +168,8 @@ class Problem:
 
     def hop_after(self, order: Sequence[Unit]) -> list[float]:
         """Return each stage's outgoing hop in seconds, 0 after the last; the links must exist."""
-        between = (self.hops[a.node][b.node] for a, b in pairwise(order))
-        return [*(0.0 if seconds is None else seconds for seconds in between), 0.0]
+        hops = self.hops
+        return [*[hops[a.node][b.node] or 0.0 for a, b in pairwise(order)], 0.0]
 
 
 def device_scores(survey: Survey, links: Links, policy: Policy) -> dict[DeviceKey, Score]:

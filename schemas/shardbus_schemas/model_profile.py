@@ -95,7 +95,10 @@ class ModelProfile(FrozenModel):
 
     def kv_bytes_by_layer(self, context_tokens: int) -> tuple[int, ...]:
         """Return the KV cache of one sequence of ``context_tokens``, per layer, in bytes."""
-        per_token = _per_layer(self.kv_bytes_per_token_per_layer, self.layers)
+        each = self.kv_bytes_per_token_per_layer
+        if self.attention_window_tokens is None and not isinstance(each, tuple):
+            return (each * context_tokens,) * self.layers
+        per_token = _per_layer(each, self.layers)
         windows = self.attention_window_tokens or (None,) * self.layers
         return tuple(
             kv * (context_tokens if window is None else min(context_tokens, window))

@@ -25,10 +25,9 @@ def memory(claim: Claim) -> Wrong:
 def needed_bytes(claim: Claim, device: FleetDevice, stage: Stage) -> int:
     """Return what ``device`` must hold as one of ``stage``."""
     model, request, policy = claim.model, claim.request, claim.policy
+    layers = slice(stage.start_layer, stage.end_layer)
     kv = model.kv_bytes_by_layer(request.context_tokens)
-    total = 0
-    for layer in range(stage.start_layer, stage.end_layer):
-        total += model.bytes_by_layer[layer] + kv[layer] * request.concurrency
+    total = sum(model.bytes_by_layer[layers]) + sum(kv[layers]) * request.concurrency
     begins, ends = stage.start_layer == 0, stage.end_layer == model.layers
     if ends:
         total += claim.head_bytes()

@@ -68,10 +68,11 @@ def _stage_seconds(claim: Claim, device: FleetDevice, stage: Stage) -> float:
     model, request = claim.model, claim.request
     speed, bandwidth = claim.speed(device), claim.bandwidth(device)
     kv = model.kv_bytes_by_layer(request.context_tokens)
+    weights_of, read_of = model.bytes_by_layer, model.active_bytes_by_layer
     measured = next((one for one in device.measured if one.model_id == model.model_id), None)
     seconds = 0.0
     for layer in range(stage.start_layer, stage.end_layer):
-        held, active = model.bytes_by_layer[layer], model.active_bytes_by_layer[layer]
+        held, active = weights_of[layer], read_of[layer]
         weights = held if active >= held else min(held, active * request.concurrency)
         if measured is not None and measured.seconds_per_layer is not None:
             alone = min(held, active)
@@ -124,7 +125,8 @@ def prefill(claim: Claim) -> Wrong:
 def _prefill_seconds(claim: Claim, stage: Stage, prompt: int) -> float | None:
     """Return how long ``stage`` takes for a prompt; ``None`` if nobody knows."""
     model, seconds = claim.model, 0.0
-    if prompt == 0 or model.flops_by_layer is None:
+    flops_of, weights_of, read_of = model.flops_by_layer, model.bytes_by_layer, model.active_bytes_by_layer
+    if prompt == 0 or flops_of is None:
         return None
     for key in stage.devices:
         device = claim.devices[key]
@@ -133,8 +135,8 @@ def _prefill_seconds(claim: Claim, stage: Stage, prompt: int) -> float | None:
             return None
         operations = read = 0.0
         for layer in range(stage.start_layer, stage.end_layer):
-            operations += model.flops_by_layer[layer] * prompt
-            read += min(model.bytes_by_layer[layer], model.active_bytes_by_layer[layer] * prompt)
+            operations += flops_of[layer] * prompt
+            read += min(weights_of[layer], read_of[layer] * prompt)
         head = claim.head_bytes() * (stage.end_layer == model.layers)
         seconds = max(seconds, max(operations / peak, read / bandwidth) + head / bandwidth)
     size = len(stage.devices)
