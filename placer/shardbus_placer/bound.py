@@ -1,6 +1,9 @@
 """Bounds by counting, for whatever plan: no solver is asked, and they are there at once."""
 
+import math
 from collections.abc import Sequence
+
+from shardbus_schemas.ids import DeviceKey
 
 from shardbus_placer.problem import Problem, Unit
 
@@ -41,7 +44,9 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
 
     Within a time, no unit takes more layers than fit its memory and that time less its least hop; the last
     stage alone has no hop. Where all this comes to fewer layers than the model has, no plan is that fast.
-    Only identical layers are counted so; else the bound is 0.
+    A device that is in several units, alone and in tensor groups, has its part of at most one of them: of each unit's
+    layers its devices are given equal parts, and of its parts a device counts the largest. Only identical layers are
+    counted so; else the bound is 0.
     """
     if not problem.even:
         return 0.0
@@ -61,6 +66,7 @@ class _Counter:
     """How many layers a unit takes within a time, wherever they lie."""
 
     def __init__(self, problem: Problem, unit: Unit) -> None:
+        self.devices = unit.devices
         self.hop = problem.least_hops[unit.node]
         self.by_count = unit.seconds_by_count
         self.each = unit.seconds[-1] / problem.layers
@@ -79,12 +85,15 @@ class _Counter:
 
 def _layers_within(counters: Sequence[_Counter], stages: int, seconds: float) -> int:
     counts: list[int] = []
+    parts: dict[DeviceKey, float] = {}
     gain = 0
     for counter in counters:
         as_last = counter.within(seconds)
         count = 0 if counter.hop is None or as_last == 0 else counter.within(seconds - counter.hop)
         counts.append(count)
+        for device in counter.devices:
+            parts[device] = max(parts.get(device, 0.0), count / len(counter.devices))
         gain = max(gain, as_last - count)
     if stages < len(counts):
         counts = sorted(counts, reverse=True)[:stages]
-    return sum(counts) + gain
+    return min(sum(counts), int(math.fsum(parts.values()) * (1 + ROUNDING) + ROUNDING)) + gain

@@ -1,6 +1,7 @@
 """A good plan before any solver is asked: rules of thumb, small changes, and trails along quick links."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from shardbus_placer.bound import counted_bound
 from shardbus_placer.greedy import Search, improve, starts
@@ -16,6 +17,11 @@ FEW = 32
 def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Search, float | None]:
     """Return a search with the best plan found, and a cost that no plan is below, if counting knows one."""
     state = Search(problem, 1 << 30, out_of_time)
+    alone = without_groups(problem)
+    if alone is not None:
+        state.ungrouped, _ = plan_in_hand(alone, out_of_time)
+        if state.ungrouped.best is not None:
+            state.take(state.ungrouped.best.order)
     for order in starts(problem):
         state.offer(order)
     bound = None if state.best is None else counted_bound(problem, state.best.cost)
@@ -27,3 +33,11 @@ def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Sea
         improve(state)
     state.polish()
     return state, bound
+
+
+def without_groups(problem: Problem) -> Problem | None:
+    """Return the problem without tensor groups, whose plans are far fewer and often the best; ``None`` if as small."""
+    if problem.objective != "throughput" or len(problem.units) <= FEW:
+        return None
+    single = tuple(unit for unit in problem.units if len(unit.devices) == 1)
+    return replace(problem, units=single) if 0 < len(single) < len(problem.units) else None
