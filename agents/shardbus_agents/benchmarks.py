@@ -69,7 +69,7 @@ def benchmark_of(found: Mapping[str, Any], at: datetime, name: str | None) -> Be
             raise AbsurdMeasurementError(f"{bandwidth:.3g} B/s is beyond the part's peak of {peak:.3g} B/s")
         spread = (max(seconds) - min(seconds)) / max(seconds)
         runs = len(seconds)
-        ran.append(f"sum of {summed['bytes'] >> 20} MiB")
+        ran.append(f"sum of {summed['bytes'] >> 20} MiB of int32")
     flops: dict[str, float] = {}
     for dtype, product in found.get("matmul", {}).items():
         seconds = _credible_seconds(product["seconds"])

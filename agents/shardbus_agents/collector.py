@@ -39,8 +39,8 @@ class Snapshot:
 def merge(samples: Sequence[Sampled]) -> Snapshot:
     """Return one snapshot; ``samples`` come in order of trust: what an earlier one knows, a later one may not change.
 
-    But a measurement replaces anybody's figure. A problem that any backend sees wins over another's good word. The battery is the host's, whoever read it, so
-    each device of the node carries it.
+    But what was measured replaces anybody's figure, and a problem that any backend sees wins over another's good
+    word. The battery is the host's, whoever read it, so each device of the node carries it.
     """
     devices: dict[DeviceId, DeviceFacts] = {}
     states: dict[DeviceId, DeviceGPUState] = {}
