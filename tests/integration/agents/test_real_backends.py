@@ -10,6 +10,7 @@ import psutil
 import pytest
 from shardbus_agents import process
 from shardbus_agents.backends.host import HostBackend
+from shardbus_agents.backends.host_memory import host_memory
 from shardbus_agents.backends.mlx import MlxBackend
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
@@ -42,8 +43,9 @@ async def agent(bus: UnreliableBus, **settings: object):  # noqa: ANN201 - a tes
 
 def test_psutil_tells_of_this_host() -> None:
     backend = HostBackend(NODE)
-    (facts,), (state,) = backend.devices(), backend.sample(START)
-    assert facts.memory_total_bytes == psutil.virtual_memory().total
+    (facts,), (sample,) = backend.devices(), backend.sample(START)
+    state = sample.state
+    assert facts.memory_total_bytes == host_memory().total_bytes <= psutil.virtual_memory().total
     assert facts.architecture == platform.machine()
     assert facts.name
     assert state.memory_used_bytes is not None
@@ -81,7 +83,7 @@ def test_an_agent_reports_this_host_with_the_facts_of_all_its_backends() -> None
         assert devices["cpu"].reported_by == "psutil+mlx"
         assert isinstance(left, NodeLeft)
         states = {state.device_id: state for state in bus.said(TELEMETRY)[0].states}
-        assert states["cpu"].memory_total_bytes == psutil.virtual_memory().total
+        assert states["cpu"].memory_total_bytes == host_memory().total_bytes
 
     asyncio.run(scenario())
 
