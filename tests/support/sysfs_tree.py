@@ -1,4 +1,4 @@
-"""A host's ``/sys`` as real files: graphics cards with their PCI devices, links and sensors, as the kernel lays them out."""
+"""A host's ``/sys`` as real files: graphics cards with PCI devices, links and sensors, laid out as the kernel does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,7 +85,7 @@ class SysfsTree:
     def card(
         self, index: int, address: str, driver: str, device: Mapping[str, str], *, card: Mapping[str, str] | None = None
     ) -> Path:
-        """Add a card behind a root port, with the files of its PCI device and of the card; return the device's folder."""
+        """Add a card behind a root port, with files of its PCI device and of the card; return the device's folder."""
         port = self.root / "sys/devices/pci0000:00" / f"0000:00:{index + 1:02x}.1"
         folder = port / address
         self._write(port, {"max_link_speed": "8.0 GT/s PCIe", "max_link_width": "16"})

@@ -2,12 +2,13 @@
 
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import IO, Final
 
-LARGEST_ANSWER: Final = 60_000
-"""A pipe takes this much without anybody reading: more would make the program wait for ever."""
+LARGEST_ANSWER: Final = 2**20
+"""Bytes; the rest of what a program says is not read."""
 
 
 class PolledCommand:
@@ -30,6 +31,7 @@ class PolledCommand:
         self._fresh = 2 * every_seconds + deadline_seconds
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
         self._started = float("-inf")
         self._answered = float("-inf")
         self._answer: str | None = None
@@ -63,29 +65,40 @@ class PolledCommand:
         """End the program if it runs."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
-            self._process = None
+            self._process.wait()
+        self._forget()
 
     def _start(self, now: float) -> None:
         self._started = now
+        # A file, not a pipe: nobody reads while it runs, and what it leaves behind may hold a pipe open for ever.
+        self._said = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                self._command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.DEVNULL
             )
         except OSError as error:
             self.trouble = f"{self._name} cannot be started: {error.strerror or error}"
+            self._forget()
 
     def _collect(self, wait_seconds: float) -> None:
         assert self._process is not None
+        assert self._said is not None
         try:
-            said, _ = self._process.communicate(timeout=wait_seconds)
+            code = self._process.wait(wait_seconds)
         except subprocess.TimeoutExpired:
             if self._seconds() - self._started > self._deadline:
                 self.close()
                 self.trouble = f"{self._name} gave no answer within {self._deadline:g} s"
             return
-        code, self._process = self._process.returncode, None
         if code:
             self.trouble = f"{self._name} ended with {code}"
-            return
-        self._answer, self._answered, self.trouble = said.decode("utf-8", errors="replace"), self._seconds(), ""
+        else:
+            self._said.seek(0)
+            self._answer = self._said.read(LARGEST_ANSWER).decode("utf-8", errors="replace")
+            self._answered, self.trouble = self._seconds(), ""
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._said is not None:
+            self._said.close()
+        self._process = self._said = None

@@ -44,7 +44,8 @@ def test_a_card_under_xe_is_described_by_driver_and_table(tree: SysfsTree) -> No
 def test_the_memory_of_all_tiles_counts_where_the_kernel_tells_it(tree: SysfsTree) -> None:
     sizes = {f"tile{tile}/physical_vram_size_bytes": str(24 * GIBIBYTE) for tile in range(2)}
     tree.card(0, "0000:03:00.0", "xe", {**ARC_B580, "device": "0x0bd5", **sizes})
-    tree.card(1, "0000:04:00.0", "i915", {"vendor": "0x8086", "device": "0x56a0"}, card={"lmem_total_bytes": "17179869184"})
+    arc = {"vendor": "0x8086", "device": "0x56a0"}
+    tree.card(1, "0000:04:00.0", "i915", arc, card={"lmem_total_bytes": "17179869184"})
     two_tiles, outside = backend(tree).devices()
     assert (two_tiles.memory_total_bytes, two_tiles.sources["memory_total_bytes"]) == (48 * GIBIBYTE, "driver")
     assert two_tiles.name == "Intel GPU 0x0bd5"

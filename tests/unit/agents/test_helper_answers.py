@@ -10,7 +10,10 @@ from shardbus_agents.backends.termux import PhoneBattery, parse_battery
 
 GIBIBYTE = 2**30
 NOTES = "Note: No thermal warning level has been recorded\nNote: No performance warning level has been recorded\n"
-POWER = "2026-08-20 05:08:37 -0700 CPU Power notify\n\tCPU_Scheduler_Limit \t= {}\n\tCPU_Available_CPUs \t= 12\n\tCPU_Speed_Limit \t= {}\n"
+POWER = (
+    "2026-08-20 05:08:37 -0700 CPU Power notify\n"
+    "\tCPU_Scheduler_Limit \t= {}\n\tCPU_Available_CPUs \t= 12\n\tCPU_Speed_Limit \t= {}\n"
+)
 
 
 @pytest.mark.parametrize(

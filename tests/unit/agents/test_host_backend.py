@@ -96,7 +96,7 @@ def test_sensors_that_cannot_be_right_are_unknown_and_quoted(machine: SimpleName
     machine.sensors = {"k10temp": [SimpleNamespace(current=nonsense)]}
     said = sample(machine)
     assert said.state.thermal_temperature_c is None
-    assert str(nonsense) in said.unknown["thermal_temperature_c"]
+    assert f"{nonsense:g} °C" in said.unknown["thermal_temperature_c"]
 
 
 def test_a_phone_keeps_the_load_of_its_processor_to_itself(
