@@ -51,8 +51,9 @@ class Measurements(FrozenModel):
 
 def measure(settings: AgentSettings, say: Callable[[str], None]) -> Measurements:
     """Measure every device that MLX can compute on, and keep what was found; raises OSError if it cannot be kept."""
-    report = look_once(settings)
     file = benchmark_file(settings)
+    file.path.parent.mkdir(parents=True, exist_ok=True)  # now, not after a minute of measuring
+    report = look_once(settings)
     try:
         devices = mlx_devices()
     except BackendUnavailableError as error:

@@ -71,7 +71,7 @@ class PolledCommand:
     def _start(self, now: float) -> None:
         self._started = now
         # A file, not a pipe: nobody reads while it runs, and what it leaves behind may hold a pipe open for ever.
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the program has ended
         try:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.DEVNULL

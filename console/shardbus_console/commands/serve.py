@@ -101,7 +101,12 @@ def _measure(settings: "AgentSettings", *, as_json: bool) -> None:
         from shardbus_agents.measuring import measure
     from shardbus_console.measurement_view import print_measurements
 
-    measured = measure(settings, say)
+    try:
+        measured = measure(settings, say)
+    except OSError as error:
+        remedy = "name another folder by SHARDBUS_DATA_DIR"
+        problem = f"measurements cannot be kept in {settings.data_dir}: {error.strerror or error}"
+        raise CommandError(f"{problem}; {remedy}", Exit.FAILED) from error
     if as_json:
         print_json(measured)
     else:

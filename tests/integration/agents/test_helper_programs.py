@@ -1,5 +1,6 @@
 """Helpers of a system as real programs: those that answer, crash, hang, and come back."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_a_macmon_that_dies_is_started_again_after_growing_pauses(program) -> No
         until_sync(ended)
         clock.seconds += 0.5
         pipe.reading()
-    pauses = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(starts)]
     assert pauses[:4] == [1, 2, 4, 8]
 
 
