@@ -11,7 +11,7 @@ from shardbus_schemas.units import bytes_text, rate_text
 from shardbus_console.measurement_view import flops_text
 from shardbus_console.output import data, heading, print_table
 
-_RIGHT = frozenset({"memory", "bandwidth", "peak", "used", "of", "busy", "temperature", "power", "battery"})
+_RIGHT = frozenset({"memory", "bandwidth", "peak", "used", "of", "busy", "temp", "power", "battery"})
 _WORDS = {
     "memory_used_bytes": "memory used",
     "memory_total_bytes": "memory",
@@ -36,9 +36,10 @@ def print_report(report: NodeReport) -> None:
     data.print(_node(report), markup=False)
     if report.devices:
         heading("Devices")
-        print_table(None, [_device(device.facts) for device in report.devices], right=_RIGHT)
+        print_table(None, _without_empty([_device(device.facts) for device in report.devices]), right=_RIGHT)
         heading(f"One look, at {report.taken_at:%Y-%m-%d %H:%M:%S} UTC")
-        print_table(None, [_look(device) for device in report.devices if device.state is not None], right=_RIGHT)
+        looks = [_look(device) for device in report.devices if device.state is not None]
+        print_table(None, _without_empty(looks), right=_RIGHT)
     else:
         data.print("no device was found")
     for device in report.devices:
@@ -56,7 +57,7 @@ def print_report(report: NodeReport) -> None:
         heading("Unknown, and why")
         print_table(None, unknown)
     heading("Where devices were looked for")
-    print_table(None, [_backend(backend) for backend in report.backends])
+    print_table(None, _without_empty([_backend(backend) for backend in report.backends]))
 
 
 def _node(report: NodeReport) -> str:
@@ -82,8 +83,14 @@ def _device(facts: DeviceFacts) -> dict[str, object]:
         "link": f"PCIe {facts.pcie_generation} x{facts.pcie_width}" if facts.pcie_generation else "",
         "driver": facts.driver or "",
         "told by": facts.reported_by or "",
-        "id": facts.device_id,
+        "id": facts.device_id if facts.label and facts.label != facts.device_id else "",
     }
+
+
+def _without_empty(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Return the rows without the columns that are empty in all of them."""
+    kept = [name for name in (rows[0] if rows else {}) if any(row[name] for row in rows)]
+    return [{name: row[name] for name in kept} for row in rows]
 
 
 _BANDWIDTH, _PEAK = "memory_bandwidth_bytes_per_second", "peak_flops"
@@ -105,7 +112,7 @@ def _look(device: ReportedDevice) -> dict[str, object]:
         "used": bytes_text(state.memory_used_bytes),
         "of": bytes_text(state.memory_total_bytes),
         "busy": _number(state.compute_utilization_percent, "%"),
-        "temperature": _number(state.thermal_temperature_c, "°C"),
+        "temp": _number(state.thermal_temperature_c, "°C"),
         "power": _number(state.power_watts, "W"),
         "held back": _held_back(state),
         "battery": _battery(state),

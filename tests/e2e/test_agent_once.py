@@ -53,6 +53,10 @@ def test_a_box_whose_libraries_are_broken_gets_its_report_and_no_traceback(tmp_p
         done = shardbus("agent", "--once", *flags, PYTHONPATH=path)
         assert (done.returncode, done.stderr) == (0, "")
         assert "Traceback" not in done.stdout
+    measuring = shardbus("agent", "--measure", PYTHONPATH=path, SHARDBUS_DATA_DIR=str(tmp_path / "data"))
+    assert (measuring.returncode, measuring.stdout) == (1, "")
+    assert "only MLX measures, and it is not there" in measuring.stderr
+    assert "Traceback" not in measuring.stderr
     reasons = {backend["name"]: backend["reason"] for backend in document(done)["backends"]}
     assert "half a driver" in reasons["nvml"]
     assert "SIGILL" in reasons["mlx"]
