@@ -64,7 +64,7 @@ def benchmark_of(found: Mapping[str, Any], at: datetime, name: str | None) -> Be
     runs, ran = 1, [f"mlx {found.get('mlx', '?')}"]
     if (summed := found.get("sum")) is not None:
         seconds = _credible_seconds(summed["seconds"])
-        bandwidth = _credible_rate("memory bandwidth", summed["bytes"] / min(seconds), _BANDWIDTHS)
+        bandwidth = _credible_rate("memory bandwidth", summed["bytes"] / min(seconds), "B/s", _BANDWIDTHS)
         if peak is not None and bandwidth > _MOST_OF_PEAK_BANDWIDTH * peak:
             raise AbsurdMeasurementError(f"{bandwidth:.3g} B/s is beyond the part's peak of {peak:.3g} B/s")
         spread = (max(seconds) - min(seconds)) / max(seconds)
@@ -73,7 +73,7 @@ def benchmark_of(found: Mapping[str, Any], at: datetime, name: str | None) -> Be
     flops: dict[str, float] = {}
     for dtype, product in found.get("matmul", {}).items():
         seconds = _credible_seconds(product["seconds"])
-        rate = _credible_rate(f"{dtype} rate", 2 * product["size"] ** 3 / min(seconds), _RATES)
+        rate = _credible_rate(f"{dtype} rate", 2 * product["size"] ** 3 / min(seconds), "operations/s", _RATES)
         promised = None if known is None else known.peak_flops.get(dtype)
         if promised is not None and rate > _MOST_OF_PEAK_FLOPS * promised:
             raise AbsurdMeasurementError(
@@ -99,9 +99,9 @@ def _credible_seconds(seconds: Sequence[float]) -> Sequence[float]:
     return seconds
 
 
-def _credible_rate(what: str, rate: float, bounds: tuple[float, float]) -> float:
+def _credible_rate(what: str, rate: float, unit: str, bounds: tuple[float, float]) -> float:
     if not bounds[0] <= rate <= bounds[1]:
-        raise AbsurdMeasurementError(f"a {what} of {rate:.3g} per second cannot be")
+        raise AbsurdMeasurementError(f"a {what} of {rate:.3g} {unit} cannot be")
     return rate
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from shardbus_schemas.node_report import NodeReport
+from shardbus_schemas.node_report import NodeReport, ReportedInterface
 
 from shardbus_agents import bootstrap
 from shardbus_agents.collector import Sampled, merge
@@ -26,7 +26,9 @@ _MAC_BETWEEN_SECONDS: Final = 0.8
 _SECOND_LOOK_SECONDS: Final = 0.5
 
 
-async def look(samplers: Sequence[ThreadedSampler], settings: AgentSettings) -> NodeReport:
+async def look(
+    samplers: Sequence[ThreadedSampler], settings: AgentSettings, *, interfaces: Sequence[ReportedInterface] = ()
+) -> NodeReport:
     """Return what this node is and does; a backend that hangs or fails is in it with the reason. Raises nothing."""
     began = time.monotonic()
     try:
@@ -44,6 +46,7 @@ async def look(samplers: Sequence[ThreadedSampler], settings: AgentSettings) -> 
         taken_at=taken_at,
         seconds=time.monotonic() - began,
         python=platform.python_version(),
+        interfaces=interfaces,
     )
 
 

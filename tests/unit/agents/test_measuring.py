@@ -89,7 +89,7 @@ def test_a_device_with_a_problem_is_not_measured(child: Child) -> None:
         (BackendUnavailableError("mlx gave no answer within 120 s"), "mlx gave no answer within 120 s"),
         (
             {**FOUND, "sum": {"bytes": GIBIBYTE, "seconds": [1e-9]}},
-            "a memory bandwidth of 1.07e+18 per second cannot be",
+            "a memory bandwidth of 1.07e+18 B/s cannot be",
         ),
     ],
 )
