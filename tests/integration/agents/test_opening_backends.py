@@ -110,3 +110,11 @@ def test_all_real_backends_of_this_host_are_open_within_three_seconds() -> None:
         assert all(said.devices or absence for said, absence in told.values())
 
     asyncio.run(scenario())
+
+
+def test_utilisation_takes_two_looks_and_one_report_has_both() -> None:
+    report = asyncio.run(look([ThreadedSampler("psutil", lambda: HostBackend(NODE))], AgentSettings(node_id=NODE)))
+    (cpu,) = report.devices
+    assert cpu.state is not None
+    assert cpu.state.compute_utilization_percent is not None
+    assert report.seconds < 2
