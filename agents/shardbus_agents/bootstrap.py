@@ -10,25 +10,49 @@ from typing import Final
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.uuid7 import uuid7
 from shardbus_infra.files.fleet_file import read_fleet
-from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.ids import BootId
 
 from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
 from shardbus_agents.backends.simulated import SimulatedBackend
+from shardbus_agents.benchmarks import FILE_NAME, BenchmarkFile
 from shardbus_agents.links import links_from
 from shardbus_agents.node import Node
 from shardbus_agents.sampler import PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
 
-BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "psutil", "mlx")
-"""What an earlier one says of a device, a later one does not change: a driver knows its load, MLX only what it is."""
+BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "amdgpu", "intel", "psutil", "mlx", "apple")
+"""What an earlier one says of a device, a later one does not change: a driver knows its load, MLX only what it is.
+
+On a Mac MLX knows the GPU's limit, and what Apple's tools say fills in the rest.
+"""
+
+_ONLY_ON: Final[Mapping[BackendName, str]] = {"amdgpu": "Linux", "intel": "Linux", "apple": "Darwin"}
+"""Where ``auto`` looks for a backend that only one system can have."""
 
 
 def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node, ...]:
     """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
     if settings.simulate is not None:
         return _simulated_nodes(bus, settings, settings.simulate, now)
-    identity = Identity(
+    return (_node(identity(settings), real_samplers(settings), bus, settings, now),)
+
+
+def real_samplers(settings: AgentSettings) -> tuple[ThreadedSampler, ...]:
+    """Return a sampler for each backend that ``settings`` ask for, in order of trust."""
+    here = platform.system()
+    possible = tuple(name for name in BY_TRUST if _ONLY_ON.get(name, here) == here)
+    wanted = possible if settings.backends == "auto" else settings.backends
+    return tuple(
+        ThreadedSampler(name, _opener(name, settings), is_wanted=settings.backends != "auto")
+        for name in BY_TRUST
+        if name in wanted
+    )
+
+
+def identity(settings: AgentSettings) -> Identity:
+    """Return who this host's agent speaks for, in a new life."""
+    return Identity(
         node_id=settings.node_id,
         boot_id=_new_boot(),
         hostname=platform.node() or None,
@@ -36,53 +60,68 @@ def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> 
         operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
         labels=tuple(settings.labels.items()),
     )
-    return (_node(identity, real_samplers(settings), bus, settings, now),)
 
 
-def real_samplers(settings: AgentSettings) -> tuple[Sampler, ...]:
-    """Return a sampler for each backend that ``settings`` ask for, in order of trust."""
-    wanted = BY_TRUST if settings.backends == "auto" else settings.backends
-    return tuple(
-        ThreadedSampler(name, _opener(name, settings.node_id), is_wanted=settings.backends != "auto")
-        for name in BY_TRUST
-        if name in wanted
-    )
-
-
-def _opener(name: BackendName, node_id: NodeId) -> Callable[[], Backend]:
+def _opener(name: BackendName, settings: AgentSettings) -> Callable[[], Backend]:
     def open_backend() -> Backend:
         # Imported here, on the backend's own thread: a package that is missing or broken is the loss of one backend.
         try:
-            return _OPENERS[name](node_id)
+            return _OPENERS[name](settings)
         except ImportError as error:
             raise BackendUnavailableError(f"{error}; install it with: pip install 'shardbus[agent]'") from error
 
     return open_backend
 
 
-def _open_nvml(node_id: NodeId) -> Backend:
+def _open_nvml(settings: AgentSettings) -> Backend:
     from shardbus_agents.backends.nvml import NvmlBackend  # noqa: PLC0415 - see _opener
 
-    return NvmlBackend(node_id)
+    return NvmlBackend(settings.node_id)
 
 
-def _open_psutil(node_id: NodeId) -> Backend:
+def _open_amdgpu(settings: AgentSettings) -> Backend:
+    from shardbus_agents.backends.amdgpu import AmdgpuBackend  # noqa: PLC0415 - see _opener
+
+    return AmdgpuBackend(settings.node_id)
+
+
+def _open_intel(settings: AgentSettings) -> Backend:
+    from shardbus_agents.backends.intel import IntelBackend  # noqa: PLC0415 - see _opener
+
+    return IntelBackend(settings.node_id)
+
+
+def _open_psutil(settings: AgentSettings) -> Backend:
     from shardbus_agents.backends.host import HostBackend  # noqa: PLC0415 - see _opener
 
-    return HostBackend(node_id)
+    return HostBackend(settings.node_id)
 
 
-def _open_mlx(node_id: NodeId) -> Backend:
+def _open_mlx(settings: AgentSettings) -> Backend:
     from shardbus_agents.backends.mlx import MlxBackend  # noqa: PLC0415 - see _opener
 
-    return MlxBackend(node_id)
+    return MlxBackend(settings.node_id, benchmarks=benchmark_file(settings))
 
 
-_OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
+def _open_apple(settings: AgentSettings) -> Backend:
+    from shardbus_agents.backends.apple import AppleBackend  # noqa: PLC0415 - see _opener
+
+    return AppleBackend(settings.node_id)
+
+
+_OPENERS: Final[Mapping[BackendName, Callable[[AgentSettings], Backend]]] = {
     "nvml": _open_nvml,
+    "amdgpu": _open_amdgpu,
+    "intel": _open_intel,
     "psutil": _open_psutil,
     "mlx": _open_mlx,
+    "apple": _open_apple,
 }
+
+
+def benchmark_file(settings: AgentSettings) -> BenchmarkFile:
+    """Return where this host's measurements are kept."""
+    return BenchmarkFile(settings.data_dir / FILE_NAME)
 
 
 def _simulated_nodes(bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]) -> tuple[Node, ...]:

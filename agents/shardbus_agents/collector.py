@@ -10,6 +10,7 @@ from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.telemetry import DeviceGPUState
 
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, DeviceSample, Reading
+from shardbus_agents.benchmarks import with_benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Snapshot:
 def merge(samples: Sequence[Sampled]) -> Snapshot:
     """Return one snapshot; ``samples`` come in order of trust: what an earlier one knows, a later one may not change.
 
-    A problem that any backend sees wins over another's good word. The battery is the host's, whoever read it, so
-    each device of the node carries it.
+    But what was measured replaces anybody's figure, and a problem that any backend sees wins over another's good
+    word. The battery is the host's, whoever read it, so each device of the node carries it.
     """
     devices: dict[DeviceId, DeviceFacts] = {}
     states: dict[DeviceId, DeviceGPUState] = {}
@@ -68,7 +69,9 @@ def merge(samples: Sequence[Sampled]) -> Snapshot:
         if powered is not None:
             states[device_id] = _fill(state, powered, _POWER)
     return Snapshot(
-        devices={device_id: device for device_id, device in devices.items() if device_id not in problems},
+        devices={
+            device_id: with_benchmark(device) for device_id, device in devices.items() if device_id not in problems
+        },
         states={device_id: state for device_id, state in states.items() if device_id not in problems},
         problems=problems,
         faults=tuple(faults),
@@ -83,13 +86,20 @@ def _still_unknown(state: DeviceGPUState, why: Mapping[str, str]) -> Mapping[str
 
 def merge_facts(trusted: DeviceFacts, other: DeviceFacts) -> DeviceFacts:
     """Return ``trusted`` with what only ``other`` knows, both named in ``reported_by``."""
-    return _fill(trusted, other, _FACTS).model_copy(
+    filled = _fill(trusted, other, _FACTS)
+    peak_flops = {**other.peak_flops, **trusted.peak_flops}
+    unknown = {**other.unknown, **trusted.unknown}
+    return filled.model_copy(
         update={
-            "peak_flops": {**other.peak_flops, **trusted.peak_flops},
+            "peak_flops": peak_flops,
             "measured": trusted.measured or other.measured,
             "sources": {**other.sources, **trusted.sources},
             "peers": trusted.peers or other.peers,
-            "unknown": {**other.unknown, **trusted.unknown},
+            "unknown": {
+                name: why
+                for name, why in unknown.items()
+                if not (peak_flops if name == "peak_flops" else getattr(filled, name, None))
+            },
             "reported_by": "+".join(name for name in (trusted.reported_by, other.reported_by) if name) or None,
         }
     )

@@ -80,6 +80,19 @@ class ThreadedSampler(Sampler):
         self._answer: asyncio.Future[Sampled] | None = None
         self._is_overdue = False
         self._last = Sampled()
+        self._absence: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The backend's name, also when it is not there."""
+        return self._name
+
+    @property
+    def absence(self) -> str | None:
+        """Why the backend is not there, as of the last ``sample``; ``None`` while it is."""
+        if self._backend is None and self._is_overdue:
+            return "it hangs while it is opened"
+        return self._absence if self._backend is None else None
 
     @override
     async def sample(self, at: datetime, *, patience_seconds: float) -> Sampled:
@@ -87,6 +100,8 @@ class ThreadedSampler(Sampler):
             # It answers again, but to a question of long ago.
             self._answer = None
         if self._answer is None:
+            if self._backend is None and time.monotonic() < self._retry_at:
+                return Sampled()  # it is not there, and not due to be looked for again
             self._answer = self._submit(at)
             self._is_overdue = False
         await asyncio.wait({self._answer}, timeout=0 if self._is_overdue else patience_seconds)
@@ -155,6 +170,7 @@ class ThreadedSampler(Sampler):
         try:
             self._backend = self._open_backend()
         except BackendUnavailableError as error:
+            self._absence = str(error)
             if str(error) != self._complained:
                 self._complained = str(error)
                 _log.log(self._complaint_level, "backend %s is not available: %s", self._name, error)
@@ -162,5 +178,6 @@ class ThreadedSampler(Sampler):
 
     def _failed(self, error: Exception) -> Sampled:
         reason = f"the backend {self._name} failed: {error!r}"
+        self._absence = reason
         asked = [reading.device_id for reading in self._last.readings]
         return Sampled(self._last.devices, tuple(DeviceProblem(device_id, reason) for device_id in asked))

@@ -11,7 +11,7 @@ from shardbus_schemas.ids import NodeId
 from shardbus_agents.agent import Pace
 from shardbus_agents.change_detection import Thresholds
 
-BackendName = Literal["nvml", "psutil", "mlx"]
+BackendName = Literal["nvml", "amdgpu", "intel", "psutil", "mlx", "apple"]
 
 
 def _say_what_a_node_id_is(value: object, handler: ValidatorFunctionWrapHandler) -> NodeId:

@@ -10,11 +10,13 @@ import typer
 from shardbus_infra.settings import CommonSettings, hide_passwords
 
 from shardbus_console.connection import announce, settings_for
-from shardbus_console.exits import needs
+from shardbus_console.exits import CommandError, Exit, needs
 from shardbus_console.options import NatsUrl, PostgresUrl
-from shardbus_console.output import say
+from shardbus_console.output import print_json, say
 
 if TYPE_CHECKING:
+    from shardbus_agents.settings import AgentSettings
+
     from shardbus_console.running import Part
 
 NodeName = Annotated[str | None, typer.Option("--node-id", help="This node's name. [default: its host name]")]
@@ -45,17 +47,72 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = None, nats_url: NatsUrl = None) -> None:
+def agent(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Print what this node is and one look at it, and end.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure memory bandwidth and arithmetic, keep the figures, and end.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --once or --measure: print JSON.")] = False,
+    node_id: NodeName = None,
+    simulate: FleetFile = None,
+    seed: Seed = None,
+    nats_url: NatsUrl = None,
+) -> None:
     """Report this node's devices until interrupted.
 
-    With --simulate the fleet of a file is played instead.
+    With --once nothing is reported anywhere: it prints what this node is (devices, where their figures come from,
+    why the others are unknown) and one look at each device; paste that into a bug report. With --measure each
+    device that MLX can compute on is measured, which takes seconds per device; a running agent takes the figures
+    over at its next look. With --simulate the fleet of a file is played instead.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
+    if once or measure:
+        if simulate is not None or (once and measure):
+            raise CommandError("--once, --measure and --simulate exclude each other: give one of them")
+        own = AgentSettings(**_given(node_id=node_id, nats_url=nats_url))
+        _look(own, as_json=json) if once else _measure(own, as_json=json)
+        return
+    if json:
+        raise CommandError("--json goes with --once or --measure")
     settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
     from shardbus_console.running import agent_part
 
     _serve({"agent": agent_part(settings)}, settings)
+
+
+def _look(settings: "AgentSettings", *, as_json: bool) -> None:
+    """Print what this node is, and one look at it."""
+    with needs("agent"):
+        from shardbus_agents.once import look_once
+    from shardbus_console.node_report_view import print_report
+
+    report = look_once(settings)
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report)
+
+
+def _measure(settings: "AgentSettings", *, as_json: bool) -> None:
+    """Measure what MLX can compute on, keep it and print it; exit with 1 if nothing could be measured."""
+    with needs("agent"):
+        from shardbus_agents.measuring import measure
+    from shardbus_console.measurement_view import print_measurements
+
+    try:
+        measured = measure(settings, say)
+    except OSError as error:
+        remedy = "name another folder by SHARDBUS_DATA_DIR"
+        problem = f"measurements cannot be kept in {settings.data_dir}: {error.strerror or error}"
+        raise CommandError(f"{problem}; {remedy}", Exit.FAILED) from error
+    if as_json:
+        print_json(measured)
+    else:
+        print_measurements(measured)
+    if not any(device.benchmark for device in measured.devices):
+        raise typer.Exit(Exit.FAILED)
 
 
 def projector(*, nats_url: NatsUrl = None, postgres_url: PostgresUrl = None) -> None:

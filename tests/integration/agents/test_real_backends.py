@@ -10,10 +10,13 @@ import psutil
 import pytest
 from shardbus_agents import process
 from shardbus_agents.backends.host import HostBackend
-from shardbus_agents.backends.mlx import MlxBackend
+from shardbus_agents.backends.host_memory import host_memory
+from shardbus_agents.backends.mlx import MlxBackend, mlx_devices
+from shardbus_agents.benchmarks import BenchmarkFile, StoredBenchmark
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.files.document import FileError
+from shardbus_schemas.devices import Benchmark
 from shardbus_schemas.events import (
     DeviceGPUStateUpdated,
     DeviceLost,
@@ -42,8 +45,9 @@ async def agent(bus: UnreliableBus, **settings: object):  # noqa: ANN201 - a tes
 
 def test_psutil_tells_of_this_host() -> None:
     backend = HostBackend(NODE)
-    (facts,), (state,) = backend.devices(), backend.sample(START)
-    assert facts.memory_total_bytes == psutil.virtual_memory().total
+    (facts,), (sample,) = backend.devices(), backend.sample(START)
+    state = sample.state
+    assert facts.memory_total_bytes == host_memory().total_bytes <= psutil.virtual_memory().total
     assert facts.architecture == platform.machine()
     assert facts.name
     assert state.memory_used_bytes is not None
@@ -81,9 +85,33 @@ def test_an_agent_reports_this_host_with_the_facts_of_all_its_backends() -> None
         assert devices["cpu"].reported_by == "psutil+mlx"
         assert isinstance(left, NodeLeft)
         states = {state.device_id: state for state in bus.said(TELEMETRY)[0].states}
-        assert states["cpu"].memory_total_bytes == psutil.virtual_memory().total
+        assert states["cpu"].memory_total_bytes == host_memory().total_bytes
 
     asyncio.run(scenario())
+
+
+def test_a_running_agent_tells_what_was_measured_meanwhile(tmp_path: Path) -> None:
+    measured = Benchmark(measured_at=START, method="a sum", memory_bandwidth_bytes_per_second=3e10)
+
+    async def scenario() -> None:
+        bus = UnreliableBus()
+        async with agent(bus, node_id="here", data_dir=tmp_path, sample_interval_seconds=0.05):
+            await until(lambda: any(m.device.reported_by == "psutil+mlx" for m in registrations(bus)))
+            cpu = next(device for device in mlx_devices() if device.runtime == "cpu")
+            BenchmarkFile(tmp_path / "benchmarks.json").keep(
+                StoredBenchmark(fingerprint=cpu.fingerprint, device_id=cpu.facts.device_id, benchmark=measured)
+            )
+            await until(lambda: any(m.device.benchmark == measured for m in registrations(bus)))
+        told = registrations(bus)[-1].device
+        assert told.memory_bandwidth_bytes_per_second == 3e10
+        assert told.sources["memory_bandwidth_bytes_per_second"] == "measured"
+
+    asyncio.run(scenario())
+
+
+def registrations(bus: UnreliableBus) -> list[DeviceRegistered]:
+    said = [message for message in bus.said(FLEET) if isinstance(message, DeviceRegistered)]
+    return [message for message in said if message.device.device_id == "cpu"]
 
 
 def test_a_backend_that_a_person_leaves_out_is_not_asked() -> None:

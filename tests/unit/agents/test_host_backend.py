@@ -4,6 +4,8 @@ from typing import Any
 import psutil
 import pytest
 from shardbus_agents.backends.host import HostBackend
+from shardbus_agents.backends.protocol import DeviceSample
+from shardbus_schemas.telemetry import DeviceGPUState
 from support.readings import NODE, START
 
 
@@ -28,11 +30,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return machine
 
 
-def read(machine: SimpleNamespace, *, seconds: float = 2.0) -> Any:
-    backend = HostBackend(NODE)
+def sample(machine: SimpleNamespace, *, seconds: float = 2.0) -> DeviceSample:
+    backend = HostBackend(NODE, phone=("no-such-command",))
     machine.seconds += seconds
-    (state,) = backend.sample(START)
-    return state
+    (sample,) = backend.sample(START)
+    return sample
+
+
+def read(machine: SimpleNamespace, *, seconds: float = 2.0) -> DeviceGPUState:
+    return sample(machine, seconds=seconds).state
 
 
 def test_used_memory_is_what_a_new_process_could_not_take(machine: SimpleNamespace) -> None:
@@ -42,12 +48,17 @@ def test_used_memory_is_what_a_new_process_could_not_take(machine: SimpleNamespa
 
 
 def test_utilization_is_unknown_until_it_means_something(machine: SimpleNamespace) -> None:
-    assert read(machine, seconds=0.01).compute_utilization_percent is None
+    early = sample(machine, seconds=0.01)
+    assert early.state.compute_utilization_percent is None
+    assert "too short ago" in early.unknown["compute_utilization_percent"]
     assert read(machine, seconds=2).compute_utilization_percent == 12.5
 
 
 def test_without_a_battery_or_a_sensor_nothing_is_made_up(machine: SimpleNamespace) -> None:
-    state = read(machine)
+    said = sample(machine)
+    state = said.state
+    assert said.unknown["thermal_temperature_c"] == "no sensor of a processor that this kernel offers"
+    assert said.unknown["battery_percent"] == "no battery that this system knows of"
     assert (state.battery_percent, state.is_plugged_in) == (None, None)
     assert (state.thermal_temperature_c, state.is_thermal_throttling) == (None, None)
     assert state.thermal_throttle_threshold_c is None
@@ -75,7 +86,36 @@ def test_the_hottest_of_the_processors_sensors_counts(machine: SimpleNamespace) 
 
 def test_a_sensor_that_cannot_be_read_is_unknown(machine: SimpleNamespace) -> None:
     machine.sensors = PermissionError("/sys/class/hwmon")
-    assert read(machine).thermal_temperature_c is None
+    said = sample(machine)
+    assert said.state.thermal_temperature_c is None
+    assert "/sys/class/hwmon" in said.unknown["thermal_temperature_c"]
+
+
+@pytest.mark.parametrize("nonsense", [4000.0, float("nan"), -273.0, 0.0])
+def test_sensors_that_cannot_be_right_are_unknown_and_quoted(machine: SimpleNamespace, nonsense: float) -> None:
+    machine.sensors = {"k10temp": [SimpleNamespace(current=nonsense)]}
+    said = sample(machine)
+    assert said.state.thermal_temperature_c is None
+    assert f"{nonsense:g} °C" in said.unknown["thermal_temperature_c"]
+
+
+def test_a_phone_keeps_the_load_of_its_processor_to_itself(
+    machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(interval: None) -> float:
+        raise PermissionError(13, "Permission denied", "/proc/stat")
+
+    monkeypatch.setattr(psutil, "cpu_percent", refuse)
+    said = sample(machine)
+    assert said.state.compute_utilization_percent is None
+    assert "/proc/stat" in said.unknown["compute_utilization_percent"]
+
+
+def test_a_battery_that_reads_nonsense_is_unknown(machine: SimpleNamespace) -> None:
+    machine.battery = SimpleNamespace(percent=900.0, power_plugged=True)
+    said = sample(machine)
+    assert (said.state.battery_percent, said.state.is_plugged_in) == (None, True)
+    assert "900" in said.unknown["battery_percent"]
 
 
 def test_the_processor_is_a_device_that_shares_the_hosts_memory(machine: SimpleNamespace) -> None:

@@ -1,10 +1,13 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from shardbus_agents.backends.host_memory import HostMemory
-from shardbus_agents.backends.mlx import MlxBackend
+from shardbus_agents.backends.mlx import MlxBackend, mlx_devices
 from shardbus_agents.backends.protocol import BackendUnavailableError
+from shardbus_agents.benchmarks import BenchmarkFile, StoredBenchmark
+from shardbus_schemas.devices import Benchmark
 from support.readings import NODE, START
 
 GIBIBYTE = 2**30
@@ -72,10 +75,10 @@ def test_a_metal_gpu_may_hold_its_recommended_working_set() -> None:
 
 def test_a_metal_gpu_has_left_what_the_host_has_left_and_never_more_than_its_working_set() -> None:
     (roomy,) = mac(available=120).sample(START)
-    assert (roomy.memory_used_bytes, roomy.memory_total_bytes) == (0, 96 * GIBIBYTE)
+    assert (roomy.state.memory_used_bytes, roomy.state.memory_total_bytes) == (0, 96 * GIBIBYTE)
     (tight,) = mac(available=10).sample(START)
-    assert tight.memory_used_bytes == 86 * GIBIBYTE
-    assert tight.compute_utilization_percent is None
+    assert tight.state.memory_used_bytes == 86 * GIBIBYTE
+    assert tight.state.compute_utilization_percent is None
 
 
 def test_a_cuda_gpu_goes_by_the_uuid_that_nvml_gives_it_and_has_no_load() -> None:
@@ -115,10 +118,31 @@ def test_a_library_that_fails_is_one_backend_less() -> None:
         MlxBackend(NODE, core=Broken([]))
 
 
-def test_a_package_that_cannot_be_imported_is_one_backend_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> None:
-        raise ImportError(f"lib{name}.so: cannot open shared object file")
+def test_a_build_without_devices_is_one_backend_less() -> None:
+    build = Build([])
+    build._infos = {"cpu": [], "gpu": []}
+    with pytest.raises(BackendUnavailableError, match="finds no device"):
+        MlxBackend(NODE, core=build)
 
-    monkeypatch.setattr("importlib.import_module", refuse)
-    with pytest.raises(BackendUnavailableError, match="cannot open shared object file"):
-        MlxBackend(NODE)
+
+def test_a_gpu_whose_figures_no_table_has_says_so() -> None:
+    build = Build([{"device_name": "NVIDIA Something", "uuid": "GPU-b", "total_memory": GIBIBYTE}], cuda=True)
+    gpu, _ = MlxBackend(NODE, core=build).devices()
+    assert "device table" in gpu.unknown["memory_bandwidth_bytes_per_second"]
+    assert "device table" in gpu.unknown["peak_flops"]
+
+
+def test_a_measurement_counts_while_device_driver_and_mlx_are_the_same(tmp_path: Path) -> None:
+    file = BenchmarkFile(tmp_path / "benchmarks.json")
+    backend = MlxBackend(NODE, core=MAC, benchmarks=file)
+    assert backend.devices()[0].benchmark is None
+    (gpu, _) = mlx_devices(MAC)
+    measured = Benchmark(measured_at=START, method="a sum", memory_bandwidth_bytes_per_second=3e11)
+    BenchmarkFile(file.path).keep(
+        StoredBenchmark(fingerprint=gpu.fingerprint, device_id=gpu.facts.device_id, benchmark=measured)
+    )
+    assert backend.devices()[0].benchmark == measured  # written while the agent runs
+    BenchmarkFile(file.path).keep(
+        StoredBenchmark(fingerprint=f"{gpu.fingerprint} newer", device_id=gpu.facts.device_id, benchmark=measured)
+    )
+    assert backend.devices()[0].benchmark is None
