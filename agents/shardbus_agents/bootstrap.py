@@ -13,6 +13,7 @@ from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_schemas.ids import BootId, NodeId
 
 from shardbus_agents.agent import Agent, Identity
+from shardbus_agents.backends.nvml.sampler import NvmlSampler
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
 from shardbus_agents.backends.simulated import SimulatedBackend
 from shardbus_agents.links import links_from
@@ -41,9 +42,13 @@ def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> 
 
 def real_samplers(settings: AgentSettings) -> tuple[Sampler, ...]:
     """Return a sampler for each backend that ``settings`` ask for, in order of trust."""
+    is_wanted = settings.backends != "auto"
     wanted = BY_TRUST if settings.backends == "auto" else settings.backends
     return tuple(
-        ThreadedSampler(name, _opener(name, settings.node_id), is_wanted=settings.backends != "auto")
+        # The child that it starts is its thread.
+        NvmlSampler(settings.node_id, is_wanted=is_wanted)
+        if name == "nvml"
+        else ThreadedSampler(name, _opener(name, settings.node_id), is_wanted=is_wanted)
         for name in BY_TRUST
         if name in wanted
     )
@@ -60,12 +65,6 @@ def _opener(name: BackendName, node_id: NodeId) -> Callable[[], Backend]:
     return open_backend
 
 
-def _open_nvml(node_id: NodeId) -> Backend:
-    from shardbus_agents.backends.nvml import NvmlBackend  # noqa: PLC0415 - see _opener
-
-    return NvmlBackend(node_id)
-
-
 def _open_psutil(node_id: NodeId) -> Backend:
     from shardbus_agents.backends.host import HostBackend  # noqa: PLC0415 - see _opener
 
@@ -79,7 +78,6 @@ def _open_mlx(node_id: NodeId) -> Backend:
 
 
 _OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
-    "nvml": _open_nvml,
     "psutil": _open_psutil,
     "mlx": _open_mlx,
 }
