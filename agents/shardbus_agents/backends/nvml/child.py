@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 Message = Mapping[str, Any]
 
 _START: Final = (
-    "import sys; sys.path += sys.argv[2:]; from shardbus_agents.backends.nvml.driver.main import main; main()"
+    "import sys; sys.path += sys.argv[2:]; from shardbus_agents.backends.nvml.driver.start import start; start()"
 )
 _LONGEST_LINE_BYTES: Final = 64 * 2**20
 _MOST_COMPLAINTS: Final = 20

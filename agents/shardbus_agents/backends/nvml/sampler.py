@@ -26,7 +26,7 @@ from shardbus_agents.backends.host_memory import HostMemory, host_memory
 from shardbus_agents.backends.nvml.child import Child, Message, driver_command
 from shardbus_agents.backends.nvml.facts import device_facts, peer_paths
 from shardbus_agents.backends.nvml.faults import EccWatch, event_faults
-from shardbus_agents.backends.nvml.samples import device_sample
+from shardbus_agents.backends.nvml.samples import Slowdown, device_sample
 from shardbus_agents.backends.nvml.words import why
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, Reading
 from shardbus_agents.collector import Sampled
@@ -85,7 +85,7 @@ class NvmlSampler(Sampler):
         self._is_killed = False
         self._complained = ""
         self._facts: dict[DeviceId, DeviceFacts] = {}
-        self._slowdown: dict[DeviceId, float | None] = {}
+        self._slowdown: dict[DeviceId, Slowdown] = {}
         self._last = Sampled()
         self._news: list[DeviceFault] = []
         self._ecc = EccWatch()
@@ -202,11 +202,11 @@ class NvmlSampler(Sampler):
         """In between answers: there is no driver, or it tells of an event."""
         match message["kind"]:
             case "unavailable":
-                self._unavailable(why(tuple(message["failure"])))
+                self._unavailable(why(message["failure"]))
             case "event":
                 self._news += event_faults(message, datetime.fromtimestamp(message["at"], UTC))
             case "deaf":
-                _log.info("nvml: no XID events on this host: %s", why(tuple(message["failure"])))
+                _log.info("nvml: no XID events on this host: %s", why(message["failure"]))
             case _:
                 pass  # the answer to a question that nobody asks any more
 
@@ -217,7 +217,7 @@ class NvmlSampler(Sampler):
         if "devices" in answer:
             self._learn(answer["devices"], host)
         readings: list[Reading] = [
-            DeviceProblem(DeviceId(device_id), why(tuple(failure))) for device_id, failure in answer["problems"]
+            DeviceProblem(DeviceId(device_id), why(failure)) for device_id, failure in answer["problems"]
         ]
         for said in answer["readings"]:
             device_id = DeviceId(said["id"])
@@ -237,9 +237,7 @@ class NvmlSampler(Sampler):
         self._facts = {
             DeviceId(device_id): device_facts(each, host, peer_paths(each, by_id)) for device_id, each in by_id.items()
         }
-        self._slowdown = {
-            DeviceId(device_id): each.get("card", each)["values"].get("slowdown") for device_id, each in by_id.items()
-        }
+        self._slowdown = {DeviceId(device_id): Slowdown.of(each) for device_id, each in by_id.items()}
 
     def _unheard(self, patience: float) -> Sampled:
         """Return what there is to say without an answer: the last one for as long as the patience lasts."""

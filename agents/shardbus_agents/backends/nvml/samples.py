@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.ids import NodeId
@@ -56,8 +56,21 @@ _REBOOT_ACTIONS: Final = frozenset({2, 6, 7})
 """NVML's recovery actions that say that the device cannot be used: reboot of the node, bus reset, system reboot."""
 
 
+class Slowdown(NamedTuple):
+    """Where a GPU begins to slow down, or why nobody knows. It is asked once and held."""
+
+    celsius: float | None = None
+    failure: Failure | None = None
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> "Slowdown":
+        """Return that of the card that the child tells of, or of the slice's card."""
+        card = said.get("card", said)
+        return cls(card["values"].get("slowdown"), card["failures"].get("slowdown"))
+
+
 def device_sample(
-    said: Mapping[str, Any], facts: DeviceFacts, slowdown_c: float | None, host: HostMemory, node_id: NodeId, at: datetime
+    said: Mapping[str, Any], facts: DeviceFacts, slowdown: Slowdown, host: HostMemory, node_id: NodeId, at: datetime
 ) -> DeviceSample:
     """Return the readings of the device that ``facts`` describe, with the reason for each that is unknown."""
     values: Mapping[str, Any] = said["values"]
@@ -69,10 +82,8 @@ def device_sample(
     health = health_of(values)
     if facts.parent_device_id is not None:
         unknown["compute_utilization_percent"] = _NO_SLICE_UTILIZATION
-    if slowdown_c is None:
-        unknown["thermal_throttle_threshold_c"] = facts.unknown.get(
-            "thermal_throttle_threshold_c", "the driver tells neither the threshold nor the distance to it"
-        )
+    if slowdown.failure is not None:
+        unknown["thermal_throttle_threshold_c"] = why(slowdown.failure)
     if health is None:
         unknown["health"] = "the driver tells of this GPU neither ECC, nor remapped rows, nor what to do for it"
     return credible_sample(
@@ -84,7 +95,7 @@ def device_sample(
             "memory_used_bytes": used,
             "compute_utilization_percent": values.get("utilization"),
             "thermal_temperature_c": values.get("temperature"),
-            "thermal_throttle_threshold_c": slowdown_c,
+            "thermal_throttle_threshold_c": slowdown.celsius,
             "is_thermal_throttling": None if reasons is None else bool(reasons & _THERMAL),
             "throttle_reasons": None if reasons is None else throttle_reasons(reasons),
             "power_watts": None if power is None else power / 1000,

@@ -1,13 +1,13 @@
 """What the driver's error codes mean to a person, and what to do about them."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 NOT_SUPPORTED: Final = 3
 _FUNCTION_NOT_FOUND: Final = 13
 
-Failure = tuple[int, str]
-"""NVML's error code and its words, as the child tells them."""
+Failure = Sequence[Any]
+"""NVML's error code and its words, as the child tells them: a list of two, once it came through JSON."""
 
 _ADVICE: Final[Mapping[int, str]] = {
     3: "this GPU does not offer it",

@@ -23,6 +23,9 @@ DRIVER_GONE = (
 load the new one."""
 
 
+_NONSENSE = -1
+"""No code of NVML's: it answered, but with what cannot be read."""
+
 _CALLS = {"nvmlDeviceGetMemoryInfo_v2": lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)}
 """Symbols of NVML that pynvml calls by another name: one may be missing where the other is there."""
 
@@ -67,7 +70,7 @@ class Library:
         except AttributeError:  # an older pynvml
             failure = (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, function)
         except UnicodeDecodeError as error:
-            failure = (pynvml.NVML_ERROR_UNKNOWN, f"no text: {error.object!r}")
+            failure = (_NONSENSE, f"no text: {error.object!r}")
         finally:
             self.seconds += perf_counter() - began
         if failure[0] in DRIVER_GONE:

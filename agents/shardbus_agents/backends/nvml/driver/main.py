@@ -97,7 +97,9 @@ class Session:
         try:
             if slow and card.has_changed_mode():
                 self._cards.close(card)
-                return list(self._cards.find())
+                problems += self._cards.find()
+                again = self._cards.opened.get(card.index)
+                return problems if again is None else problems + self._read(again, read, medium=True, slow=False)
             if card.is_partitioned:
                 readings.ask_heat(card.readings, card.handle)
             else:
