@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,6 @@ from shardbus_agents.backends.host_memory import HostMemory
 from shardbus_agents.backends.nvml.sampler import NvmlSampler
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, DeviceSample
 from shardbus_agents.collector import Sampled
-
 from support.nvml_stub import StubState, build_stub
 from support.readings import NODE, START
 
@@ -112,7 +111,14 @@ def is_there(pid: int) -> bool:
         return False
 
 
-def children() -> Iterator[int]:
-    """Yield the ids of this process's living children."""
-    for task in Path("/proc/self/task").iterdir():
-        yield from (int(pid) for pid in (task / "children").read_text(encoding="ascii").split() if is_there(int(pid)))
+def children() -> list[int]:
+    """Return the ids of this process's living children that call NVML."""
+    tasks = Path("/proc/self/task").iterdir()
+    pids = [int(pid) for task in tasks for pid in (task / "children").read_text(encoding="ascii").split()]
+    return [pid for pid in pids if is_there(pid) and b"nvml.driver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process takes now."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024

@@ -117,7 +117,8 @@ class Child:
     async def ended(self, within_seconds: float) -> bool:
         """Return whether it is gone, after at most so long."""
         deadline = time.monotonic() + within_seconds
-        while not self.has_ended and time.monotonic() < deadline:
+        # The end is not an event that the loop could tell of without a thread that waits for it.
+        while not self.has_ended and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return self.has_ended
 
@@ -181,4 +182,3 @@ class Child:
                 words = line[:_LONGEST_COMPLAINT].decode(errors="replace")
                 is_last = self._complaints > _MOST_COMPLAINTS
                 _log.warning("nvml child %d: %s", self.pid, "it says more, which is dropped" if is_last else words)
-

@@ -153,7 +153,9 @@ class NvmlSampler(Sampler):
                 child.kill()
         elif child.asked_at is not None and now - child.asked_at >= self._terminate_seconds:
             self._signalled_at = now
-            _log.warning("nvml child %d has not answered for %.0f s: it is told to end", child.pid, now - child.asked_at)
+            _log.warning(
+                "nvml child %d has not answered for %.0f s: it is told to end", child.pid, now - child.asked_at
+            )
             child.terminate()
 
     def _bury(self, child: Child, now: float) -> None:
@@ -221,9 +223,7 @@ class NvmlSampler(Sampler):
         ]
         for said in answer["readings"]:
             device_id = DeviceId(said["id"])
-            sample = device_sample(
-                said, self._facts[device_id], self._slowdown[device_id], host, self._node_id, at
-            )
+            sample = device_sample(said, self._facts[device_id], self._slowdown[device_id], host, self._node_id, at)
             readings.append(sample)
             self._news += self._ecc.faults(device_id, said["values"].get("ecc_uncorrected"), at)
         self._last = Sampled(tuple(self._facts.values()), tuple(readings))

@@ -1,4 +1,4 @@
-"""The well-known XIDs, from NVIDIA's XID catalogue: what each means, what to do, and whether the GPU has to be reset."""
+"""The well-known XIDs of NVIDIA's catalogue: what each means, what to do, and whether the GPU has to be reset."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pynvml  # pyright: ignore[reportMissingTypeStubs] - the package ships no types
-
 from shardbus_agents.backends.nvml.driver import readings
-from shardbus_agents.backends.nvml.driver.library import Answers, DeviceGoneError
+from shardbus_agents.backends.nvml.driver.library import Answers, DeviceGoneError, nvml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +15,8 @@ if TYPE_CHECKING:
     Problem = tuple[str, Failure]
     """A device's id, and what the driver says in place of its readings."""
 
-_NO_SLICE = (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT)
-_NORMAL = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+_NO_SLICE = (nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT)
+_NORMAL = (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND)
 
 
 class Device:
@@ -76,8 +74,8 @@ class Card(Device):
         ask("capability", "nvmlDeviceGetCudaComputeCapability", handle)
         ask("cores", "nvmlDeviceGetNumGpuCores", handle)
         ask("bus_bits", "nvmlDeviceGetMemoryBusWidth", handle)
-        ask("memory_clock_mhz", "nvmlDeviceGetMaxClockInfo", handle, pynvml.NVML_CLOCK_MEM)
-        ask("sm_clock_mhz", "nvmlDeviceGetMaxClockInfo", handle, pynvml.NVML_CLOCK_SM)
+        ask("memory_clock_mhz", "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_MEM)
+        ask("sm_clock_mhz", "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM)
         pci = ask("pci_address", "nvmlDeviceGetPciInfo", handle)
         if pci is not None:
             self.facts.values["pci_address"] = pci_address(pci)
@@ -89,27 +87,27 @@ class Card(Device):
         self.is_partitioned = self._asked_mig()
 
     def _ask_slowdown(self) -> None:
-        """Keep where the card begins to slow down, and hold it: its distance is told in whole degrees, and would jitter.
+        """Keep where the card begins to slow down, and hold it: told in whole degrees, its distance would jitter.
 
         The call that says it is deprecated from Ada on. After it the driver tells how far the limit is (the margin)
         and, relative to the limit, where slowing down begins (some degrees below it, as a negative number).
         """
-        slowdown = pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
+        slowdown = nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
         if self.facts.ask("slowdown", "nvmlDeviceGetTemperatureThreshold", self.handle, slowdown):
             return
-        why = self.facts.failures.get("slowdown", (pynvml.NVML_ERROR_NOT_SUPPORTED, "the driver says 0"))
+        why = self.facts.failures.get("slowdown", (nvml.NVML_ERROR_NOT_SUPPORTED, "the driver says 0"))
         margin = self.readings.ask("margin", "nvmlDeviceGetMarginTemperature", self.handle)
-        now = self.readings.ask("temperature", "nvmlDeviceGetTemperature", self.handle, pynvml.NVML_TEMPERATURE_GPU)
+        now = self.readings.ask("temperature", "nvmlDeviceGetTemperature", self.handle, nvml.NVML_TEMPERATURE_GPU)
         if margin is None or now is None:
             self.facts.keep("slowdown", None, why)
             return
-        self.facts.field("slowdown_offset", self.handle, pynvml.NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT)
+        self.facts.field("slowdown_offset", self.handle, nvml.NVML_FI_DEV_TEMPERATURE_SLOWDOWN_TLIMIT)
         self.facts.keep("slowdown", now + margin - self.facts.values.get("slowdown_offset", 0), None)
 
     def _asked_mig(self) -> bool:
         modes = self.facts.ask("mig", "nvmlDeviceGetMigMode", self.handle)
         self.facts.failures.pop("mig", None)  # most cards cannot be cut: nothing to tell
-        return bool(modes) and modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+        return bool(modes) and modes[0] == nvml.NVML_DEVICE_MIG_ENABLE
 
     def has_changed_mode(self) -> bool:
         """Return whether it was made a card with slices, or one without, since it was opened."""
@@ -188,7 +186,7 @@ class Cards:
         if failure is not None:
             return failure
         if not uuid:
-            return pynvml.NVML_ERROR_UNKNOWN, "it has no uuid"
+            return nvml.NVML_ERROR_UNKNOWN, "it has no uuid"
         card = Card(self._library, handle, index, uuid)
         card.slice_ids = dict(self._last_slices.get(index, {}))
         self.opened[index] = card

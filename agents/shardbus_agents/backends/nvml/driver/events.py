@@ -7,9 +7,7 @@ import os
 import threading
 import time
 
-import pynvml  # pyright: ignore[reportMissingTypeStubs] - the package ships no types
-
-from shardbus_agents.backends.nvml.driver.library import failure_of
+from shardbus_agents.backends.nvml.driver.library import failure_of, nvml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +21,14 @@ WAIT_SECONDS = 1.0
 """An orphan, and a card that was found later, wait at most this long."""
 
 _WANTED = (
-    pynvml.nvmlEventTypeXidCriticalError
-    | pynvml.nvmlEventTypeGpuUnavailableError
-    | pynvml.nvmlEventTypeGpuRecoveryAction
+    nvml.nvmlEventTypeXidCriticalError | nvml.nvmlEventTypeGpuUnavailableError | nvml.nvmlEventTypeGpuRecoveryAction
 )
 _KINDS = {
-    pynvml.nvmlEventTypeXidCriticalError: "xid",
-    pynvml.nvmlEventTypeGpuUnavailableError: "unavailable",
-    pynvml.nvmlEventTypeGpuRecoveryAction: "recovery",
+    nvml.nvmlEventTypeXidCriticalError: "xid",
+    nvml.nvmlEventTypeGpuUnavailableError: "unavailable",
+    nvml.nvmlEventTypeGpuRecoveryAction: "recovery",
 }
-_ANY_INSTANCE = pynvml.NVML_GPU_INSTANCE_ID_ANY
+_ANY_INSTANCE = nvml.NVML_GPU_INSTANCE_ID_ANY
 
 
 class Listener(threading.Thread):
@@ -48,8 +44,8 @@ class Listener(threading.Thread):
         self._new: list[Card] = []
         self._set: Any = None
         try:
-            self._set = pynvml.nvmlEventSetCreate()
-        except pynvml.NVMLError as error:
+            self._set = nvml.nvmlEventSetCreate()
+        except nvml.NVMLError as error:
             self.failure = failure_of(error)
 
     def add(self, card: Card) -> None:
@@ -72,12 +68,12 @@ class Listener(threading.Thread):
 
     def _wait(self) -> None:
         try:
-            event = pynvml.nvmlEventSetWait_v2(self._set, int(WAIT_SECONDS * 1000))
-        except pynvml.NVMLError as error:
+            event = nvml.nvmlEventSetWait_v2(self._set, int(WAIT_SECONDS * 1000))
+        except nvml.NVMLError as error:
             code = failure_of(error)[0]
-            if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+            if code == nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
                 self.failure = failure_of(error)
-            elif code != pynvml.NVML_ERROR_TIMEOUT:
+            elif code != nvml.NVML_ERROR_TIMEOUT:
                 time.sleep(WAIT_SECONDS)  # a card that fell off the bus answers so at once, again and again
             return
         uuid = self._uuids.get(_address(event.device))
@@ -90,14 +86,13 @@ class Listener(threading.Thread):
         if self.failure is not None:
             return
         try:
-            supported = pynvml.nvmlDeviceGetSupportedEventTypes(card.handle) & _WANTED
-            if not supported:
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-            pynvml.nvmlDeviceRegisterEvents(card.handle, supported, self._set)
-        except pynvml.NVMLError as error:
+            # Of none that are wanted, registering says that it is not supported.
+            supported = nvml.nvmlDeviceGetSupportedEventTypes(card.handle) & _WANTED
+            nvml.nvmlDeviceRegisterEvents(card.handle, supported or nvml.nvmlEventTypeXidCriticalError, self._set)
+        except nvml.NVMLError as error:
             code, words = failure_of(error)
             # One card that fails says nothing of the others; a function that is missing is missing for all.
-            if code in (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_NOT_SUPPORTED):
+            if code in (nvml.NVML_ERROR_FUNCTION_NOT_FOUND, nvml.NVML_ERROR_NOT_SUPPORTED):
                 self.failure = (code, words)
             return
         self._uuids[_address(card.handle)] = card.uuid

@@ -8,16 +8,20 @@ import pynvml  # pyright: ignore[reportMissingTypeStubs] - the package ships no 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Failure = tuple[int, str]
     """NVML's error code and its words; for a function that this driver lacks, the function's name."""
 
-DEVICE_GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_GPU_NOT_FOUND)
+nvml: Any = pynvml
+"""The library, whose types nobody knows."""
+
+DEVICE_GONE = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_GPU_NOT_FOUND)
 DRIVER_GONE = (
-    pynvml.NVML_ERROR_UNINITIALIZED,
-    pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
-    pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+    nvml.NVML_ERROR_UNINITIALIZED,
+    nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+    nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
 )
 """The driver under the loaded library went away or changed. pynvml never unloads the library: only a new process can
 load the new one."""
@@ -26,7 +30,12 @@ load the new one."""
 _NONSENSE = -1
 """No code of NVML's: it answered, but with what cannot be read."""
 
-_CALLS = {"nvmlDeviceGetMemoryInfo_v2": lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)}
+
+def _memory_v2(handle: Any) -> Any:
+    return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+
+
+_CALLS: dict[str, Callable[..., Any]] = {"nvmlDeviceGetMemoryInfo_v2": _memory_v2}
 """Symbols of NVML that pynvml calls by another name: one may be missing where the other is there."""
 
 
@@ -53,22 +62,22 @@ class Library:
         self.seconds = 0.0
         self._missing: set[str] = set()
         try:
-            pynvml.nvmlInit()
-        except pynvml.NVMLError as error:
+            nvml.nvmlInit()
+        except nvml.NVMLError as error:
             raise DriverGoneError(failure_of(error)) from error
 
     def ask(self, function: str, *arguments: Any) -> tuple[Any, Failure | None]:
         """Return the answer, or ``None`` and why there is none; raise where the device or the driver is gone."""
         if function in self._missing:
-            return None, (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, function)
+            return None, (nvml.NVML_ERROR_FUNCTION_NOT_FOUND, function)
         began = perf_counter()
         try:
             call = _CALLS.get(function) or getattr(pynvml, function)
             return call(*arguments), None
-        except pynvml.NVMLError as error:
+        except nvml.NVMLError as error:
             failure = failure_of(error)
         except AttributeError:  # an older pynvml
-            failure = (pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, function)
+            failure = (nvml.NVML_ERROR_FUNCTION_NOT_FOUND, function)
         except UnicodeDecodeError as error:
             failure = (_NONSENSE, f"no text: {error.object!r}")
         finally:
@@ -77,7 +86,7 @@ class Library:
             raise DriverGoneError(failure)
         if failure[0] in DEVICE_GONE:
             raise DeviceGoneError(failure)
-        if failure[0] == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+        if failure[0] == nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
             self._missing.add(function)  # an older driver; it will not learn while it is loaded
             failure = (failure[0], function)
         return None, failure
@@ -110,7 +119,7 @@ class Answers:
         """Keep the sum of NVML's field values of that kind, or why there is none."""
         values, failure = self._library.ask("nvmlDeviceGetFieldValues", handle, list(fields))
         if failure is None:
-            good = [each for each in values if each.nvmlReturn == pynvml.NVML_SUCCESS]
+            good = [each for each in values if each.nvmlReturn == nvml.NVML_SUCCESS]
             if good:
                 self.keep(name, sum(_number(each) for each in good), None)
                 return
@@ -118,9 +127,9 @@ class Answers:
         self.keep(name, None, failure)
 
 
-def failure_of(error: pynvml.NVMLError) -> Failure:
+def failure_of(error: nvml.NVMLError) -> Failure:
     """Return NVML's code and words."""
-    code = int(getattr(error, "value", pynvml.NVML_ERROR_UNKNOWN))
+    code = int(getattr(error, "value", nvml.NVML_ERROR_UNKNOWN))
     try:
         return code, str(error)
     except (AttributeError, UnicodeDecodeError):

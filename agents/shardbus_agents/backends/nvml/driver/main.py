@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Tiers:
-    """Which questions are due. A tier that is due within a fraction of a tick is due now, so that no age is exceeded."""
+    """Which questions are due. One that is due within a fraction of a tick is due now, so that no age is exceeded."""
 
     SLACK_SECONDS = 0.25
 
@@ -59,7 +59,7 @@ class Session:
         self._listener = Listener(options["parent"], self._on_event)
         self._heard_of_failure = False
         self._told: list[dict[str, Any]] | None = None
-        self._gpus_folder = options["gpus_folder"]
+        self._gpus_folder: str = options["gpus_folder"]
         self._present = self._listed()
         self._hurry = False
 
@@ -104,8 +104,7 @@ class Session:
                 readings.ask_heat(card.readings, card.handle)
             else:
                 readings.ask_fast(card.readings, card.handle)
-                if readings.all_fast_failed(card.readings):
-                    raise DeviceGoneError(next(iter(card.readings.failures.values())))
+                readings.check_answers(card.readings)
             if medium:
                 readings.ask_medium(card.readings, card.handle)
             if slow:
@@ -199,7 +198,8 @@ class Session:
 
     def _listed(self) -> list[str] | None:
         try:
-            return sorted(os.listdir(self._gpus_folder))
+            with os.scandir(self._gpus_folder) as entries:
+                return sorted(entry.name for entry in entries)
         except OSError:
             return None
 

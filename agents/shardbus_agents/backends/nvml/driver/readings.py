@@ -5,7 +5,7 @@ Never asked here: process lists (4.5 ms, and private), PCIe throughput (blocks 4
 
 from __future__ import annotations
 
-import pynvml  # pyright: ignore[reportMissingTypeStubs] - the package ships no types
+from shardbus_agents.backends.nvml.driver.library import DeviceGoneError, nvml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from shardbus_agents.backends.nvml.driver.library import Answers
 
 _NO_V2 = (
-    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-    pynvml.NVML_ERROR_INVALID_ARGUMENT,
+    nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+    nvml.NVML_ERROR_INVALID_ARGUMENT,
 )
 
 _NVLINK_ERRORS = (
-    pynvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL,
-    pynvml.NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL,
-    pynvml.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL,
-    pynvml.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL,
+    nvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL,
+    nvml.NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL,
+    nvml.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL,
+    nvml.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL,
 )
 
 FAST = ("memory", "utilization", "temperature", "reasons")
@@ -66,9 +66,9 @@ def ask_fast(answers: Answers, handle: Any) -> None:
 
 def ask_heat(answers: Answers, handle: Any) -> None:
     """Ask for the temperature, and for what holds the clocks down."""
-    answers.ask("temperature", "nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU)
+    answers.ask("temperature", "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU)
     answers.ask("reasons", "nvmlDeviceGetCurrentClocksEventReasons", handle)
-    if answers.failures.get("reasons", (0,))[0] == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+    if answers.failures.get("reasons", (0,))[0] == nvml.NVML_ERROR_FUNCTION_NOT_FOUND:
         # Its name before driver 535.
         answers.ask("reasons", "nvmlDeviceGetCurrentClocksThrottleReasons", handle)
 
@@ -77,8 +77,8 @@ def ask_medium(answers: Answers, handle: Any) -> None:
     """Ask for power and clocks: power is the most expensive of the usual questions."""
     answers.ask("power", "nvmlDeviceGetPowerUsage", handle)
     answers.ask("energy", "nvmlDeviceGetTotalEnergyConsumption", handle)
-    answers.ask("clock_sm", "nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_SM)
-    answers.ask("clock_memory", "nvmlDeviceGetClockInfo", handle, pynvml.NVML_CLOCK_MEM)
+    answers.ask("clock_sm", "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM)
+    answers.ask("clock_memory", "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM)
     answers.ask("pstate", "nvmlDeviceGetPerformanceState", handle)
     answers.ask("margin", "nvmlDeviceGetMarginTemperature", handle)
 
@@ -87,17 +87,18 @@ def ask_slow(answers: Answers, handle: Any) -> None:
     """Ask for what changes by a fault: links, errors of memory, what the driver wants done."""
     answers.ask("pcie_generation", "nvmlDeviceGetCurrPcieLinkGeneration", handle)
     answers.ask("pcie_width", "nvmlDeviceGetCurrPcieLinkWidth", handle)
-    uncorrected, volatile = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+    uncorrected, volatile = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     answers.ask("ecc_uncorrected", "nvmlDeviceGetTotalEccErrors", handle, uncorrected, volatile)
     answers.ask("remapped_rows", "nvmlDeviceGetRemappedRows", handle)
-    answers.field("recovery_action", handle, pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)
+    answers.field("recovery_action", handle, nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)
     if answers.values.get("nvlinks"):
         answers.field("nvlink_errors", handle, *_NVLINK_ERRORS)
 
 
-def all_fast_failed(answers: Answers) -> bool:
-    """Return whether the device answers nothing of what is always asked, and not because it has no such readings."""
-    normal = (pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
-    return not any(name in answers.values for name in FAST) and any(
-        answers.failures[name][0] not in normal for name in FAST if name in answers.failures
-    )
+def check_answers(answers: Answers) -> None:
+    """Raise DeviceGoneError for a GPU that answers nothing, and not because it does not offer it."""
+    normal = (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+    failures = [answers.failures[name] for name in FAST if name in answers.failures]
+    errors = [failure for failure in failures if failure[0] not in normal]
+    if len(failures) == len(FAST) and errors:
+        raise DeviceGoneError(errors[-1])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pynvml  # pyright: ignore[reportMissingTypeStubs] - the package ships no types
-
 from shardbus_agents.backends.nvml.driver.cards import pci_address
+from shardbus_agents.backends.nvml.driver.library import nvml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,15 +20,16 @@ _P2P_READ = 0
 def active_links(library: Library, card: Card) -> list[int]:
     """Return the numbers of the card's NVLinks that are up; keep their count among its readings."""
     active: list[int] = []
-    failure = None
-    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+    for link in range(nvml.NVML_NVLINK_MAX_LINKS):
         state, failure = library.ask("nvmlDeviceGetNvLinkState", card.handle, link)
-        if failure is not None:
-            break  # no NVLink at all, or no further one
-        if state == pynvml.NVML_FEATURE_ENABLED:
+        if failure is not None:  # no NVLink at all, or no further one
+            if link == 0:
+                card.readings.keep("nvlinks", None, failure)
+                return []
+            break
+        if state == nvml.NVML_FEATURE_ENABLED:
             active.append(link)
-    first_failed = failure is not None and link == 0
-    card.readings.keep("nvlinks", len(active), failure if first_failed else None)
+    card.readings.keep("nvlinks", len(active), None)
     return active
 
 
@@ -59,7 +59,7 @@ def _link_ends(library: Library, card: Card) -> list[tuple[int, str | None]]:
     for link in active_links(library, card):
         kind, _ = library.ask("nvmlDeviceGetNvLinkRemoteDeviceType", card.handle, link)
         remote, _ = library.ask("nvmlDeviceGetNvLinkRemotePciInfo", card.handle, link)
-        is_switch = kind == pynvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
+        is_switch = kind == nvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
         if is_switch or remote is not None:
             ends.append((link, None if is_switch or remote is None else pci_address(remote)))
     return ends
@@ -78,5 +78,5 @@ def _links_between(
 
 def _speed(library: Library, card: Card, link: int) -> dict[str, Any]:
     version, _ = library.ask("nvmlDeviceGetNvLinkVersion", card.handle, link)
-    card.facts.field("nvlink_speed", card.handle, pynvml.NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON)
+    card.facts.field("nvlink_speed", card.handle, nvml.NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON)
     return {"version": version, "megabytes_per_second": card.facts.values.get("nvlink_speed")}
