@@ -127,7 +127,7 @@ class Answers:
         self.keep(name, None, failure)
 
 
-def failure_of(error: nvml.NVMLError) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """Return NVML's code and words."""
     code = int(getattr(error, "value", nvml.NVML_ERROR_UNKNOWN))
     try:
