@@ -1,7 +1,6 @@
 """What tests of the NVML backend have in common: a driver of their own, and samplers on it."""
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,25 +99,3 @@ def with_sampler(scenario: Callable[[Watched], Coroutine[Any, Any, ResultT]], **
             await sampler.close(patience_seconds=2)
 
     return asyncio.run(run())
-
-
-def is_there(pid: int) -> bool:
-    """Return whether the process runs; one that is dead and not buried does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-
-
-def children() -> list[int]:
-    """Return the ids of this process's living children that call NVML."""
-    tasks = Path("/proc/self/task").iterdir()
-    pids = [int(pid) for task in tasks for pid in (task / "children").read_text(encoding="ascii").split()]
-    return [pid for pid in pids if is_there(pid) and b"nvml.driver" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the memory that a process takes now."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024

@@ -12,16 +12,16 @@ SYSTEM_NAME = "libnvidia-ml.so.1"
 """What the driver's library is called: a process that is started with its folder in LD_LIBRARY_PATH finds it."""
 
 
-def build_stub(folder: Path, *defines: str) -> Path:
-    """Return the folder with the compiled library; skips the test where there is no C compiler."""
+def build_stub(folder: Path, *defines: str, name: str = SYSTEM_NAME) -> Path:
+    """Return the compiled library; skips the test where there is no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (gcc or cc) to build the driver stub with")
     folder.mkdir(parents=True, exist_ok=True)
-    options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{SYSTEM_NAME}"]
-    command = [compiler, *options, *(f"-D{define}" for define in defines), "-o", str(folder / SYSTEM_NAME), str(SOURCE)]
+    options = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+    command = [compiler, *options, *(f"-D{define}" for define in defines), "-o", str(folder / name), str(SOURCE)]
     subprocess.run(command, check=True, timeout=60)
-    return folder
+    return folder / name
 
 
 class StubState:

@@ -2,11 +2,13 @@
 
 import ctypes
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
-from support.nvml_fixtures import PATIENT, Watched, children, with_sampler
+from support.nvml_child import children_of
+from support.nvml_fixtures import PATIENT, Watched, with_sampler
 from support.nvml_stub import SYSTEM_NAME, StubState
 from support.waiting import until
 
@@ -24,7 +26,7 @@ def test_a_driver_that_cannot_be_used_says_what_to_do_once(
         driver.set(init=code)
         for _ in range(4):
             assert (await gpu.tick()).last.readings == ()
-        assert list(children()) == []
+        assert children_of(os.getpid()) == []
 
     with_sampler(scenario, is_wanted=True)
     assert [advice in record.getMessage() for record in caplog.records] == [True]
@@ -40,7 +42,8 @@ def test_without_a_driver_there_is_nothing_and_no_child_stays(
     async def scenario(gpu: Watched) -> None:
         for _ in range(2):
             assert (await gpu.tick()).last.readings == ()
-        assert list(children()) == []
+        assert "no NVIDIA driver is installed" in (gpu.sampler.absence or "")
+        assert children_of(os.getpid()) == []
 
     with_sampler(scenario, is_wanted=True)
     assert "no NVIDIA driver is installed" in caplog.text

@@ -5,7 +5,8 @@ import statistics
 import sys
 
 import pytest
-from support.nvml_fixtures import Watched, resident_bytes, with_sampler
+from support.nvml_child import resident_bytes
+from support.nvml_fixtures import Watched, with_sampler
 from support.nvml_stub import SYSTEM_NAME
 
 

@@ -18,7 +18,7 @@ from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
 from shardbus_schemas.events import DeviceFaulted, DeviceGPUStateUpdated, DeviceLost, DeviceRegistered
 from shardbus_schemas.registry import Received
-from support.nvml_fixtures import children
+from support.nvml_child import children_of
 from support.nvml_stub import StubState
 from support.waiting import until
 
@@ -112,7 +112,7 @@ def test_heat_faults_losses_and_returns_are_told(nats_url: str, driver: StubStat
             # Once each, whatever the number of ticks; and the other GPU was never in doubt.
             assert len(await on_bus.all(FLEET, DeviceFaulted)) == 1
             assert [each.message.device_id for each in await on_bus.all(FLEET, DeviceLost)] == [GPU]
-        assert list(children()) == []
+        assert children_of(os.getpid()) == []
 
     asyncio.run(scenario())
 
@@ -149,7 +149,7 @@ def test_a_child_that_is_killed_costs_no_device(nats_url: str, driver: StubState
         # Patience for a slow machine: the new child must answer before it ends.
         async with agent(nats_url, **QUICK | {"driver_patience_seconds": 20}) as on_bus:
             await on_bus.first(FLEET, DeviceRegistered)
-            (pid,) = children()
+            (pid,) = children_of(os.getpid())
             os.kill(pid, signal.SIGKILL)
             driver.set(gpu0_temp=71)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from shardbus_agents.backends.nvml.child import driver_command
 from shardbus_schemas.telemetry import DeviceGPUState
-from support.nvml_fixtures import GIBIBYTE, UseDriver, Watched, is_there, with_sampler
+from support.nvml_child import is_there
+from support.nvml_fixtures import GIBIBYTE, UseDriver, Watched, with_sampler
 from support.nvml_stub import StubState
 from support.readings import NODE, START
 from support.waiting import until
@@ -23,6 +24,7 @@ def test_a_healthy_gpu_tells_what_it_is_and_does(driver: StubState) -> None:
     async def scenario(gpu: Watched) -> None:
         driver.set(gpu0_reserved=2**29)
         await gpu.tick()
+        assert (gpu.sampler.name, gpu.sampler.absence) == ("nvml", None)
         assert gpu.one.state == DeviceGPUState(
             device_id="GPU-00000000",
             node_id=NODE,

@@ -9,14 +9,8 @@ import time
 
 import pytest
 from shardbus_agents.backends.nvml.child import Child
-from support.nvml_fixtures import (
-    PATIENT,
-    Watched,
-    children,
-    is_there,
-    resident_bytes,
-    with_sampler,
-)
+from support.nvml_child import children_of, is_there, resident_bytes
+from support.nvml_fixtures import PATIENT, Watched, with_sampler
 from support.nvml_stub import StubState
 from support.waiting import until, until_sync
 
@@ -106,7 +100,7 @@ def test_a_child_that_nothing_ends_is_not_replaced_until_it_is_gone(
         for _ in range(20):
             assert "hangs" in (await gpu.tick(0.01)).problems["GPU-00000000"]
         assert sent == ["SIGTERM", "SIGKILL"]
-        assert list(children()) == [pid]
+        assert children_of(os.getpid()) == [pid]
         os.kill(pid, signal.SIGKILL)
         driver.set(gpu0_hang=0)
 
@@ -164,6 +158,7 @@ def test_a_driver_that_hangs_when_it_is_loaded_does_not_hold_up_the_start(driver
         driver.set(init_hang=1)
         for _ in range(3):
             assert (await gpu.tick(0.05)).last.readings == ()
+            assert gpu.sampler.absence == "it hangs while it is opened"
         driver.set(init_hang=0)
 
         async def is_found() -> bool:

@@ -13,6 +13,7 @@ in the kernel, and so would each of its successors.
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -81,6 +82,7 @@ class NvmlSampler(Sampler):
         self._silent_since: float | None = None
         self._silence = ""
         self._absence = ""
+        self._has_answered = False
         self._signalled_at: float | None = None
         self._is_killed = False
         self._complained = ""
@@ -89,6 +91,18 @@ class NvmlSampler(Sampler):
         self._last = Sampled()
         self._news: list[DeviceFault] = []
         self._ecc = EccWatch()
+
+    @property
+    def name(self) -> str:
+        """The backend's name, also when it is not there."""
+        return "nvml"
+
+    @property
+    def absence(self) -> str | None:
+        """Why there is no driver, as of the last ``sample``; ``None`` while there is one."""
+        if not self._absence and self._child is not None and not self._has_answered:
+            return "it hangs while it is opened"
+        return self._absence or None
 
     @property
     def child_pid(self) -> int | None:
@@ -180,6 +194,9 @@ class NvmlSampler(Sampler):
         return True
 
     def _start(self) -> Child | None:
+        if sys.platform == "darwin":
+            self._unavailable("macOS has no NVIDIA driver")
+            return None
         command = driver_command({**self._tiers, "parent": os.getpid()})
         if command is None:
             self._unavailable("the package nvidia-ml-py is not installed: pip install 'shardbus[agent]'")
@@ -214,6 +231,7 @@ class NvmlSampler(Sampler):
 
     def _heard(self, answer: Message, at: datetime) -> Sampled:
         self._silent_since = None
+        self._has_answered = True
         self._complained = self._silence = self._absence = ""
         host = self._memory()
         if "devices" in answer:

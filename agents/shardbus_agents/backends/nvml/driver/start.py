@@ -11,7 +11,7 @@ def start() -> None:
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError as error:
-        if "No such file" in str(error):
+        if "no such file" in str(error).lower():
             words = f'{{"kind": "unavailable", "failure": [{_LIBRARY_NOT_FOUND}, "not found"]}}\n'
             os.write(1, words.encode())
             os._exit(0)
