@@ -1,35 +1,30 @@
 """The same path on a real NVIDIA GPU, where there is one."""
 
-import ctypes
 import statistics
 import sys
 
 import pytest
 from support.nvml_child import resident_bytes
 from support.nvml_fixtures import Watched, with_sampler
-from support.nvml_stub import SYSTEM_NAME
-
-
-def _why_not() -> str | None:
-    try:
-        library = ctypes.CDLL(SYSTEM_NAME)
-    except OSError:
-        return f"no NVIDIA driver on this host ({SYSTEM_NAME} is not there)"
-    code = library.nvmlInitWithFlags(0)
-    count = ctypes.c_uint()
-    library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    if code == 0:
-        library.nvmlShutdown()
-    return None if code == 0 and count.value else f"the driver offers no GPU (nvmlInit says {code})"
-
-
-_WHY_NOT = _why_not()
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
-    pytest.mark.skipif(_WHY_NOT is not None, reason=_WHY_NOT or ""),
+    pytest.mark.usefixtures("gpu"),
 ]
+
+
+@pytest.fixture(scope="module")
+def gpu() -> None:
+    """Skip where there is no GPU, with what the sampler says of it."""
+
+    async def look(gpu: Watched) -> str | None:
+        await gpu.tick()
+        return None if gpu.facts else gpu.sampler.absence or "the NVIDIA driver has no GPU"
+
+    if why_not := with_sampler(look):
+        pytest.skip(why_not)
+
 
 LIMIT_BYTES = 16e6
 """Goal for the child with all that the driver's own library takes."""

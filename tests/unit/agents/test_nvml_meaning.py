@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shardbus_agents.backends.host_memory import HostMemory
+from shardbus_agents.backends.nvml.driver.main import Tiers
 from shardbus_agents.backends.nvml.facts import device_facts, is_integrated, peer_paths
 from shardbus_agents.backends.nvml.faults import EccWatch, event_faults
 from shardbus_agents.backends.nvml.samples import Slowdown, device_sample, health_of, throttle_reasons
@@ -136,6 +137,22 @@ def test_an_xid_says_what_it_means_and_what_to_do() -> None:
     assert explain(31)[1] is False
     message, is_critical = explain(9999)
     assert ("9999" in message, "catalogue" in message, is_critical) == (True, True, False)
+
+
+def test_a_tier_is_asked_in_time_though_ticks_come_a_little_early() -> None:
+    tiers = Tiers(medium_seconds=10, slow_seconds=60)
+    asked = [2 * tick for tick in range(31) if tiers.take("medium", 2 * tick - 0.01 * (tick % 3))]
+    assert asked == [0, 10, 20, 30, 40, 50, 60]
+    assert tiers.take("slow", 60)
+    assert not tiers.take("slow", 62)
+    tiers.hurry()
+    assert tiers.take("slow", 64)
+
+
+def test_speeds_that_nobody_knows_are_said_to_be_unknown() -> None:
+    told = device_facts(said(name="NVIDIA Prototype 9", cores=None, bus_bits=None), HOST)
+    assert told.peak_flops == {}
+    assert told.unknown.keys() == {"peak_flops", "memory_bandwidth_bytes_per_second"}
 
 
 def test_every_failure_has_words() -> None:

@@ -60,6 +60,8 @@ _FIELDS: Final[Mapping[str, str]] = {
 }
 """The child's name of a fact to ours."""
 
+_NO_SPEED: Final = "the device table does not have it, and the driver does not tell what the formula needs"
+
 _PROFILE: Final = re.compile(r"\bMIG (\S+)")
 
 
@@ -194,7 +196,11 @@ def _with_formulas(facts: DeviceFacts, values: Mapping[str, Any]) -> DeviceFacts
         if flops is not None:
             update["peak_flops"] = {"float16": flops}
             sources["peak_flops"] = "formula"
-    return facts.model_copy(update={**update, "sources": {**facts.sources, **sources}}) if update else facts
+    missing = [name for name in ("memory_bandwidth_bytes_per_second", "peak_flops") if not getattr(facts, name)]
+    unknown = {name: _NO_SPEED for name in missing if name not in update}
+    return facts.model_copy(
+        update={**update, "sources": {**facts.sources, **sources}, "unknown": {**facts.unknown, **unknown}}
+    )
 
 
 def _sms(values: Mapping[str, Any]) -> int | None:

@@ -30,6 +30,7 @@ class Device:
         self.readings = Answers(library)
         self.peers: list[dict[str, Any]] = []
         self.seconds = 0.0
+        """What the last tick spent in the driver for it."""
 
     def ask_total(self) -> None:
         """Keep how much memory it has; once known it stays, whatever a later question is answered."""
@@ -187,10 +188,10 @@ class Cards:
             return failure
         if not uuid:
             return nvml.NVML_ERROR_UNKNOWN, "it has no uuid"
+        self._last_ids[index] = uuid
         card = Card(self._library, handle, index, uuid)
         card.slice_ids = dict(self._last_slices.get(index, {}))
         self.opened[index] = card
-        self._last_ids[index] = uuid
         return None
 
     def close(self, card: Card) -> None:

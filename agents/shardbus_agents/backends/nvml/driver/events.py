@@ -83,7 +83,7 @@ class Listener(threading.Thread):
             self._tell(uuid, {"event": kind, "code": event.eventData, "instance": instance})
 
     def _register(self, card: Card) -> None:
-        if self.failure is not None:
+        if self.failure is not None or _address(card.handle) in self._uuids:
             return
         try:
             # Of none that are wanted, registering says that it is not supported.

@@ -77,6 +77,10 @@ class Session:
             is_new = not card.is_introduced
             problems += self._read(card, read, medium=medium or is_new, slow=slow or is_new)
         self._introduce(slow=slow)
+        # What was asked of no device in particular, all share: so the devices' seconds are the tick's.
+        shared = self._library.seconds - sum(card.seconds for card in self._cards.opened.values())
+        for device in read:
+            device.seconds += shared / len(read)
         said: dict[str, Any] = {
             "kind": "answer",
             "number": number,
@@ -88,7 +92,7 @@ class Session:
             self._told = said["devices"] = devices
         if slow and self._listed() != self._present:
             said["reopen"] = True  # the library counts the GPUs when it is loaded
-        return said | {"seconds": self._library.seconds}
+        return said
 
     def _read(self, card: Card, read: list[Device], *, medium: bool, slow: bool) -> list[Problem]:
         """Ask the card what is due and append it, or its slices, to ``read``; return what cannot be used of it."""
@@ -113,11 +117,13 @@ class Session:
                 problems += self._read_slices(card, read, slow=slow)
             else:
                 read.append(card)
+            card.seconds = self._library.seconds - before
+            for piece in card.slices.values():
+                piece.seconds = card.seconds / len(card.slices)
         except DeviceGoneError as error:
             problems = list(self._cards.problems_of(card.index, error.failure))
             read[:] = [device for device in read if device.index != card.index]
             self._cards.close(card)
-        card.seconds = self._library.seconds - before
         return problems
 
     def _read_slices(self, card: Card, read: list[Device], *, slow: bool) -> list[Problem]:
@@ -170,8 +176,7 @@ class Session:
             shared = readings.SHARED
             values = {name: card.readings.values[name] for name in shared if name in card.readings.values} | values
             failures = {n: card.readings.failures[n] for n in shared if n in card.readings.failures} | failures
-        seconds = device.seconds if card is None else card.seconds / max(1, len(card.slices))
-        return {"id": device.uuid, "values": values, "failures": failures, "seconds": seconds}
+        return {"id": device.uuid, "values": values, "failures": failures, "seconds": device.seconds}
 
     def _facts(self, device: Device) -> dict[str, Any]:
         card = getattr(device, "card", None)
