@@ -169,6 +169,21 @@ def test_a_driver_that_hangs_when_it_is_loaded_does_not_hold_up_the_start(driver
     with_sampler(scenario)
 
 
+def test_an_answer_that_comes_too_late_is_taken_in_all_the_same(driver: StubState) -> None:
+    async def scenario(gpu: Watched) -> None:
+        driver.set(init_hang=1)
+        assert (await gpu.tick(0.05)).last.readings == ()
+        driver.set(init_hang=0)
+        child = gpu.sampler._child
+        assert child is not None
+        await until(lambda: child.answer is not None and child.answer.done())
+        # What the GPU is was told in that answer alone.
+        await gpu.tick()
+        assert set(gpu.samples) == set(gpu.facts) == {"GPU-00000000"}
+
+    with_sampler(scenario)
+
+
 def test_what_the_driver_prints_is_logged_up_to_a_bound_and_disturbs_nothing(
     driver: StubState, caplog: pytest.LogCaptureFixture
 ) -> None:

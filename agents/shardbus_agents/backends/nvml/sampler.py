@@ -116,8 +116,9 @@ class NvmlSampler(Sampler):
             self._silent_since = now
         elif self._child is not None and self._child.answer is not None and self._child.answer.done():
             # It answers again, but to a question of long ago: it is asked anew, with fresh patience.
-            answer = self._child.take()
-            if answer is not None:
+            late = self._child.take()
+            if late is not None:
+                self._hear(late, at)
                 self._silent_since = now
         deadline = self._silent_since + patience_seconds
         while True:
@@ -132,7 +133,8 @@ class NvmlSampler(Sampler):
                 break  # it is silent
             answer = child.take()
             if answer is not None:
-                return self._heard(answer, at)
+                self._hear(answer, at)
+                return self._with_news(self._last)
             await child.ended(within_seconds=1)  # its pipe is closed: it can only be about to end
             if self._absence or time.monotonic() >= deadline:
                 break
@@ -229,7 +231,8 @@ class NvmlSampler(Sampler):
             case _:
                 pass  # the answer to a question that nobody asks any more
 
-    def _heard(self, answer: Message, at: datetime) -> Sampled:
+    def _hear(self, answer: Message, at: datetime) -> None:
+        """Take in an answer. One that comes late counts too: what the devices are is told when it changes, and once."""
         self._silent_since = None
         self._has_answered = True
         self._complained = self._silence = self._absence = ""
@@ -248,7 +251,6 @@ class NvmlSampler(Sampler):
         if answer.get("reopen") and self._child is not None:
             _log.info("nvml: the GPUs of this host changed: the driver's library is loaded anew")
             self._child.release()
-        return self._with_news(self._last)
 
     def _learn(self, said: Sequence[Mapping[str, Any]], host: HostMemory) -> None:
         by_id = {each["id"]: each for each in said}
