@@ -112,6 +112,8 @@ def test_heat_faults_losses_and_returns_are_told(nats_url: str, driver: StubStat
             # Once each, whatever the number of ticks; and the other GPU was never in doubt.
             assert len(await on_bus.all(FLEET, DeviceFaulted)) == 1
             assert [each.message.device_id for each in await on_bus.all(FLEET, DeviceLost)] == [GPU]
+            told = [each.message.device.device_id for each in await on_bus.all(FLEET, DeviceRegistered)]
+            assert sorted(told) == [GPU, GPU, "GPU-00000001"]
         assert children_of(os.getpid()) == []
 
     asyncio.run(scenario())

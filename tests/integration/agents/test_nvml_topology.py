@@ -135,6 +135,8 @@ def test_an_xid_on_a_partitioned_card_is_of_the_slice_that_it_hit_or_of_all(driv
         driver.raise_event(43, xid_instance=3)
         await until(lambda: gpu.sampler._news)
         assert [fault.device_id for fault in (await gpu.tick()).faults] == [SECOND]
+        driver.set(gpu0_lost=1)
+        await gpu.tick()
         driver.raise_event(79, xid_instance=0xFFFFFFFF)
         await until(lambda: gpu.sampler._news)
         assert {fault.device_id for fault in (await gpu.tick()).faults} == {FIRST, SECOND}

@@ -87,6 +87,7 @@ class NvmlSampler(Sampler):
         self._is_killed = False
         self._complained = ""
         self._facts: dict[DeviceId, DeviceFacts] = {}
+        self._ever_said: dict[str, Mapping[str, Any]] = {}
         self._slowdown: dict[DeviceId, Slowdown] = {}
         self._last = Sampled()
         self._news: list[DeviceFault] = []
@@ -254,8 +255,11 @@ class NvmlSampler(Sampler):
 
     def _learn(self, said: Sequence[Mapping[str, Any]], host: HostMemory) -> None:
         by_id = {each["id"]: each for each in said}
+        # The way to a GPU that is lost now is still there: its neighbours are what they were.
+        self._ever_said |= by_id
         self._facts = {
-            DeviceId(device_id): device_facts(each, host, peer_paths(each, by_id)) for device_id, each in by_id.items()
+            DeviceId(device_id): device_facts(each, host, peer_paths(each, self._ever_said))
+            for device_id, each in by_id.items()
         }
         self._slowdown = {DeviceId(device_id): Slowdown.of(each) for device_id, each in by_id.items()}
 

@@ -199,6 +199,11 @@ class Cards:
         self._last_slices[card.index] = card.slice_ids
         self.opened.pop(card.index, None)
 
+    def last_ids_of(self, uuid: str) -> list[str]:
+        """Return the devices that a card was when it was last open: its slices, or itself."""
+        slices = [self._last_slices.get(index) for index, last in list(self._last_ids.items()) if last == uuid]
+        return [each for pieces in slices if pieces for each in pieces.values()] or [uuid]
+
     def problems_of(self, index: int, failure: Failure) -> Iterator[Problem]:
         """Yield that what is, or was, in this place cannot be used: the card, or all its slices."""
         slices = self.opened[index].slice_ids if index in self.opened else self._last_slices.get(index)

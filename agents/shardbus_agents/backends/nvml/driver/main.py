@@ -197,7 +197,7 @@ class Session:
         card = next((card for card in list(self._cards.opened.values()) if card.uuid == uuid), None)
         slices = [] if card is None else list(card.slices.values())
         hit = [each for each in slices if each.instance == event["instance"]] or slices
-        ids = [each.uuid for each in hit] or [uuid]
+        ids = [each.uuid for each in hit] or self._cards.last_ids_of(uuid)
         self._hurry = True
         self._out.say({"kind": "event", "ids": ids, "at": time.time(), **event})
 
