@@ -169,6 +169,21 @@ def test_a_driver_that_hangs_when_it_is_loaded_does_not_hold_up_the_start(driver
     with_sampler(scenario)
 
 
+def test_a_child_that_never_opens_the_driver_is_replaced(driver: StubState) -> None:
+    async def scenario(gpu: Watched) -> None:
+        driver.set(init_hang=1)
+        await gpu.tick(0.01)
+        pid = gpu.pid
+
+        async def is_ended() -> bool:
+            assert (await gpu.tick(0.01)).last.readings == ()
+            return not is_there(pid)
+
+        await until(is_ended)
+
+    with_sampler(scenario, opening_seconds=0.3)
+
+
 def test_an_answer_that_comes_too_late_is_taken_in_all_the_same(driver: StubState) -> None:
     async def scenario(gpu: Watched) -> None:
         driver.set(init_hang=1)

@@ -53,7 +53,8 @@ class NvmlSampler(Sampler):
     """The NVIDIA GPUs of this host. A GPU's id is its uuid; ``cuda:0`` is only a label, for the order may change.
 
     A child that does not answer is sent SIGTERM ``terminate_seconds`` after it was asked, and SIGKILL
-    ``kill_seconds`` after that. ``is_wanted`` says that a person named this backend.
+    ``kill_seconds`` after that; its first answer may take ``opening_seconds``, for many GPUs that no process uses wake
+    up slowly. ``is_wanted`` says that a person named this backend.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class NvmlSampler(Sampler):
         medium_seconds: float = MEDIUM_SECONDS,
         slow_seconds: float = SLOW_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        opening_seconds: float = 120,
         terminate_seconds: float = 20,
         kill_seconds: float = 20,
         gpus_folder: str = _GPUS_FOLDER,
@@ -74,6 +76,7 @@ class NvmlSampler(Sampler):
         self._memory = memory
         self._tiers = {"medium_seconds": medium_seconds, "slow_seconds": slow_seconds, "gpus_folder": gpus_folder}
         self._retry_seconds = retry_seconds
+        self._opening_seconds = opening_seconds
         self._terminate_seconds = terminate_seconds
         self._kill_seconds = kill_seconds
         self._child: Child | None = None
@@ -168,7 +171,9 @@ class NvmlSampler(Sampler):
                 self._is_killed = True
                 _log.warning("nvml child %d did not heed SIGTERM: it is killed", child.pid)
                 child.kill()
-        elif child.asked_at is not None and now - child.asked_at >= self._terminate_seconds:
+        elif child.asked_at is not None and now - child.asked_at >= (
+            self._terminate_seconds if child.has_answered else self._opening_seconds
+        ):
             self._signalled_at = now
             _log.warning(
                 "nvml child %d has not answered for %.0f s: it is told to end", child.pid, now - child.asked_at
