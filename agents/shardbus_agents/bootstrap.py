@@ -13,12 +13,13 @@ from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_schemas.ids import BootId
 
 from shardbus_agents.agent import Agent, Identity
+from shardbus_agents.backends.nvml.sampler import NvmlSampler
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
 from shardbus_agents.backends.simulated import SimulatedBackend
 from shardbus_agents.benchmarks import FILE_NAME, BenchmarkFile
 from shardbus_agents.links import links_from
 from shardbus_agents.node import Node
-from shardbus_agents.sampler import PromptSampler, Sampler, ThreadedSampler
+from shardbus_agents.sampler import BackendSampler, PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
 
 BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "amdgpu", "intel", "psutil", "mlx", "apple")
@@ -38,13 +39,17 @@ def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> 
     return (_node(identity(settings), real_samplers(settings), bus, settings, now),)
 
 
-def real_samplers(settings: AgentSettings) -> tuple[ThreadedSampler, ...]:
+def real_samplers(settings: AgentSettings) -> tuple[BackendSampler, ...]:
     """Return a sampler for each backend that ``settings`` ask for, in order of trust."""
     here = platform.system()
     possible = tuple(name for name in BY_TRUST if _ONLY_ON.get(name, here) == here)
+    is_wanted = settings.backends != "auto"
     wanted = possible if settings.backends == "auto" else settings.backends
     return tuple(
-        ThreadedSampler(name, _opener(name, settings), is_wanted=settings.backends != "auto")
+        # The child that it starts is its thread.
+        NvmlSampler(settings.node_id, is_wanted=is_wanted)
+        if name == "nvml"
+        else ThreadedSampler(name, _opener(name, settings), is_wanted=is_wanted)
         for name in BY_TRUST
         if name in wanted
     )
@@ -71,12 +76,6 @@ def _opener(name: BackendName, settings: AgentSettings) -> Callable[[], Backend]
             raise BackendUnavailableError(f"{error}; install it with: pip install 'shardbus[agent]'") from error
 
     return open_backend
-
-
-def _open_nvml(settings: AgentSettings) -> Backend:
-    from shardbus_agents.backends.nvml import NvmlBackend  # noqa: PLC0415 - see _opener
-
-    return NvmlBackend(settings.node_id)
 
 
 def _open_amdgpu(settings: AgentSettings) -> Backend:
@@ -110,7 +109,6 @@ def _open_apple(settings: AgentSettings) -> Backend:
 
 
 _OPENERS: Final[Mapping[BackendName, Callable[[AgentSettings], Backend]]] = {
-    "nvml": _open_nvml,
     "amdgpu": _open_amdgpu,
     "intel": _open_intel,
     "psutil": _open_psutil,

@@ -37,7 +37,7 @@ class Node:
         *,
         pace: Pace,
         now: Callable[[], datetime],
-        driver_patience_seconds: float = 4,
+        driver_patience_seconds: float = 3,
         leave_patience_seconds: float = 3,
         watchers: Sequence[Callable[[Snapshot], None]] = (),
     ) -> None:

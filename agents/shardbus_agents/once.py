@@ -14,7 +14,7 @@ from shardbus_schemas.node_report import NodeReport, ReportedInterface
 from shardbus_agents import bootstrap
 from shardbus_agents.collector import Sampled, merge
 from shardbus_agents.report import Asked, node_report
-from shardbus_agents.sampler import ThreadedSampler
+from shardbus_agents.sampler import BackendSampler
 from shardbus_agents.settings import AgentSettings
 
 OPENING_SECONDS: Final = 1.9
@@ -27,7 +27,7 @@ _SECOND_LOOK_SECONDS: Final = 0.5
 
 
 async def look(
-    samplers: Sequence[ThreadedSampler], settings: AgentSettings, *, interfaces: Sequence[ReportedInterface] = ()
+    samplers: Sequence[BackendSampler], settings: AgentSettings, *, interfaces: Sequence[ReportedInterface] = ()
 ) -> NodeReport:
     """Return what this node is and does; a backend that hangs or fails is in it with the reason. Raises nothing."""
     began = time.monotonic()
@@ -55,7 +55,7 @@ def look_once(settings: AgentSettings) -> NodeReport:
     return asyncio.run(look(bootstrap.real_samplers(settings), settings))
 
 
-async def _sample(samplers: Sequence[ThreadedSampler], patience_seconds: float) -> list[Sampled]:
+async def _sample(samplers: Sequence[BackendSampler], patience_seconds: float) -> list[Sampled]:
     at = datetime.now(UTC)
     return await asyncio.gather(*(sampler.sample(at, patience_seconds=patience_seconds) for sampler in samplers))
 

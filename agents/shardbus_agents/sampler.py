@@ -37,6 +37,20 @@ class Sampler(Protocol):
         ...
 
 
+class BackendSampler(Sampler, Protocol):
+    """Samples a backend of this host, which may not be there."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name, also when it is not there."""
+        ...
+
+    @property
+    def absence(self) -> str | None:
+        """Why the backend is not there, as of the last ``sample``; ``None`` while it is."""
+        ...
+
+
 class PromptSampler(Sampler):
     """Asks a backend that answers at once, as the simulator does."""
 
@@ -53,7 +67,7 @@ class PromptSampler(Sampler):
         self._backend.close()
 
 
-class ThreadedSampler(Sampler):
+class ThreadedSampler(BackendSampler):
     """Asks a backend on a thread of its own, in which it is opened too.
 
     A backend that is not available is tried again now and then. ``is_wanted`` says that a person named it: then its
@@ -83,13 +97,13 @@ class ThreadedSampler(Sampler):
         self._absence: str | None = None
 
     @property
+    @override
     def name(self) -> str:
-        """The backend's name, also when it is not there."""
         return self._name
 
     @property
+    @override
     def absence(self) -> str | None:
-        """Why the backend is not there, as of the last ``sample``; ``None`` while it is."""
         if self._backend is None and self._is_overdue:
             return "it hangs while it is opened"
         return self._absence if self._backend is None else None

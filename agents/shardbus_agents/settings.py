@@ -54,8 +54,9 @@ class AgentSettings(CommonSettings):
     """The same seed plays the same readings."""
     link_interval_seconds: float = Field(default=300, gt=0)
     """How often a simulated fleet tells its links anew."""
-    driver_patience_seconds: float = Field(default=4, gt=0)
-    """How long a driver may take for its answer before its devices are reported as hanging."""
+    driver_patience_seconds: float = Field(default=3, gt=0)
+    """How long a driver may take for its answer before its devices are reported as hanging. With the sample interval
+    it bounds how late a hanging driver is known."""
     leave_patience_seconds: float = Field(default=3, gt=0)
     """How long a stopping agent tries to tell the bus what it has not told yet."""
 
