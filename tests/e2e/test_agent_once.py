@@ -44,7 +44,6 @@ def test_one_look_is_one_document_of_the_shape_that_is_promised() -> None:
 
 
 def test_a_box_whose_libraries_are_broken_gets_its_report_and_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "pynvml.py").write_text("raise RuntimeError('half a driver')")
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "__init__.py").touch()
     (tmp_path / "mlx" / "core.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
@@ -58,7 +57,6 @@ def test_a_box_whose_libraries_are_broken_gets_its_report_and_no_traceback(tmp_p
     assert "only MLX measures, and it is not there" in measuring.stderr
     assert "Traceback" not in measuring.stderr
     reasons = {backend["name"]: backend["reason"] for backend in document(done)["backends"]}
-    assert "half a driver" in reasons["nvml"]
     assert "SIGILL" in reasons["mlx"]
     assert reasons["psutil"] is None
 
