@@ -21,6 +21,7 @@ from shardbus_infra.bus.port import (
     BusError,
     BusUnreachableError,
     ExpectedLast,
+    MessageRefusedError,
     Outgoing,
     StreamMissingError,
     WrongSequenceError,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from shardbus_infra.bus.nats import connect
-from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, Outgoing
+from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, MessageRefusedError, Outgoing
 from shardbus_infra.bus.streams import COMMANDS, FLEET, STREAMS, reconcile
 from shardbus_infra.embedded.nats import find_binary
 from shardbus_infra.embedded.ports import HOST, free_port
@@ -134,7 +134,7 @@ def test_a_message_too_large_is_refused_before_it_costs_the_connection(tmp_path:
             message = Outgoing(NODE, b"x" * 9990, {"name": "value"})
             for append in (lambda: bus.append(message), lambda: bus.append_many([message])):
                 error = await refusal(append)
-                assert isinstance(error, AppendRejectedError)
+                assert isinstance(error, MessageRefusedError)
                 assert "takes up to 10000" in str(error)
             assert (await bus.append(Outgoing(NODE, b"x" * 9000))).sequence == 1
             assert bus.health.reconnects == 0

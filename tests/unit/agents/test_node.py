@@ -11,32 +11,16 @@ from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.collector import Sampled
 from shardbus_agents.node import Node
 from shardbus_agents.readings import Pace
-from shardbus_agents.sampler import Sampler
 from shardbus_infra.bus.port import AppendRejectedError, MessageRefusedError
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, NodeJoined, NodeLeft
 from shardbus_schemas.ids import BootId
 from support.readings import NODE, facts, state
+from support.scripted_devices import Scripted
 from support.unreliable_bus import UnreliableBus
 from support.waiting import until
 
 QUICK = Pace(sample_interval_seconds=0.01, heartbeat_seconds=0.03, report_seconds=60, smoothing_seconds=0)
-
-
-class Scripted(Sampler):
-    """Answers what the test says, when the test lets it."""
-
-    def __init__(self) -> None:
-        self.now = Sampled((facts(),), (state(),))
-        self.lets = asyncio.Event()
-        self.lets.set()
-
-    async def sample(self, at: datetime, *, patience_seconds: float) -> Sampled:
-        await self.lets.wait()
-        return self.now
-
-    async def close(self, *, patience_seconds: float) -> None:
-        pass
 
 
 class Setting:
