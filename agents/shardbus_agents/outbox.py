@@ -5,14 +5,22 @@ link its latest figures: what was in between says nothing about now.
 
 A bus that is away and one that refuses are told apart. What the server refuses for what it is, such as a message that
 is too large, is dropped, or it would bar the way for ever. What it may take later, once there is room on its disk or
-somebody grants the right, stays; meanwhile what goes to another stream goes on.
+somebody grants the right, stays; meanwhile what goes to another stream goes on. So it does where one stream is silent:
+a NATS server whose disk ran full does not say so, it leaves what goes to that stream unanswered.
 """
 
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 
-from shardbus_infra.bus.port import AppendRejectedError, Bus, MessageRefusedError, Outgoing
+from shardbus_infra.bus.port import (
+    AppendRejectedError,
+    AppendTimeoutError,
+    Bus,
+    BusError,
+    MessageRefusedError,
+    Outgoing,
+)
 from shardbus_infra.bus.publish import outgoing
 from shardbus_infra.observability import metrics
 from shardbus_schemas.events import (
@@ -79,14 +87,12 @@ class Outbox:
 
         Lifecycle goes first: nobody is to read of a device before its registration is stored.
         """
-        ways: dict[Callable[[Bus], Awaitable[bool]], AppendRejectedError | None] = dict.fromkeys(
-            (self._send_lifecycle, self._send_readings, self._send_links)
-        )
+        ways: _Ways = dict.fromkeys((self._send_lifecycle, self._send_readings, self._send_links))
         while await _advance(ways, bus):
             pass
-        for refusal in ways.values():
-            if refusal is not None:
-                raise refusal
+        for obstacle in ways.values():
+            if obstacle is not None:
+                raise obstacle
 
     async def _send_lifecycle(self, bus: Bus) -> bool:
         if not self._lifecycle:
@@ -137,7 +143,7 @@ class Outbox:
     def _without_strangers(self, telemetry: Announcement) -> Announcement:
         """Return ``telemetry`` without devices whose first registration waits; their readings are kept for later.
 
-        Lifecycle waits here only when the bus refuses it and takes readings.
+        Lifecycle waits here only when its stream bars the way and that of readings does not.
         """
         registering = (each.message for each in self._lifecycle)
         waiting = {each.device.device_id for each in registering if isinstance(each, DeviceRegistered)} - self._known
@@ -186,14 +192,18 @@ class Outbox:
         self._telemetry = _with(self._telemetry, updated.model_copy(update={"states": states}))
 
 
-async def _advance(ways: dict[Callable[[Bus], Awaitable[bool]], AppendRejectedError | None], bus: Bus) -> bool:
-    """Send one message by the first way that has one and was not refused; return whether there was one."""
-    for send, refusal in ways.items():
-        if refusal is None:
+_Ways = dict[Callable[[Bus], Awaitable[bool]], BusError | None]
+"""What sends a message of one kind, to what bars its way now."""
+
+
+async def _advance(ways: _Ways, bus: Bus) -> bool:
+    """Send one message by the first way that has one and is open; return whether there was one."""
+    for send, obstacle in ways.items():
+        if obstacle is None:
             try:
                 if await send(bus):
                     return True
-            except AppendRejectedError as error:
+            except (AppendRejectedError, AppendTimeoutError) as error:
                 ways[send] = error
     return False
 

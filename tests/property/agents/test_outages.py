@@ -11,7 +11,7 @@ from shardbus_agents.outbox import Outbox
 from shardbus_agents.readings import Pace
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
-from shardbus_infra.bus.port import AppendRejectedError, BusError, Outgoing
+from shardbus_infra.bus.port import AppendRejectedError, AppendTimeoutError, BusError, Outgoing
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.events import DeviceFaulted, DeviceGPUStateUpdated
@@ -21,8 +21,8 @@ from support.reader import Reader
 from support.readings import NODE, START, after
 from support.unreliable_bus import UnreliableBus
 
-WEATHER = ("fine", "fine", "away", "deaf", "no events", "no telemetry")
-"""``deaf``: what is said is stored, and its acknowledgement lost."""
+WEATHER = ("fine", "fine", "away", "deaf", "no events", "no telemetry", "silent events")
+"""``deaf``: what is said is stored, and its acknowledgement lost. ``no`` is refused, ``silent`` is not answered."""
 
 
 class Net:
@@ -41,6 +41,8 @@ class Net:
 
     async def flush(self, weather: str) -> None:
         def refuse(message: Outgoing) -> BusError | None:
+            if weather == "silent events" and ".event." in message.subject:
+                return AppendTimeoutError("no answer")
             kind = {"no events": ".event.", "no telemetry": ".telemetry."}.get(weather, "nothing")
             return AppendRejectedError("the disk is full") if kind in message.subject else None
 
