@@ -39,6 +39,12 @@ from shardbus_agents.agent import Announcement
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 3.0
+"""How long the bus may take to acknowledge."""
+_SHORT_PATIENCE_SECONDS = 1.0
+"""The same where another stream has been silent for that long. Both, and the node's longest pause, are less than the
+silence after which it would seem dead."""
+
 
 class Outbox:
     """One node's unacknowledged events."""
@@ -94,45 +100,47 @@ class Outbox:
             if obstacle is not None:
                 raise obstacle
 
-    async def _send_lifecycle(self, bus: Bus) -> bool:
+    async def _send_lifecycle(self, bus: Bus, patience_seconds: float) -> bool:
         if not self._lifecycle:
             return False
         first = self._lifecycle[0]
-        if await self._was_taken(bus, first) and isinstance(first.message, DeviceRegistered):
+        if await self._was_taken(bus, first, patience_seconds) and isinstance(first.message, DeviceRegistered):
             self._known.add(first.message.device.device_id)
         if self._lifecycle and self._lifecycle[0] is first:
             self._lifecycle.popleft()
         return True
 
-    async def _send_readings(self, bus: Bus) -> bool:
+    async def _send_readings(self, bus: Bus, patience_seconds: float) -> bool:
         if self._telemetry is None or any(isinstance(waiting.message, NodeJoined) for waiting in self._lifecycle):
             return False
         telemetry = self._telemetry = self._without_strangers(self._telemetry)
-        if await self._was_taken(bus, telemetry):
+        if await self._was_taken(bus, telemetry, patience_seconds):
             metrics.published()
         # What came meanwhile holds this one's readings or newer ones, and is sent next.
         if self._telemetry is telemetry:
             self._telemetry = None
         return True
 
-    async def _send_links(self, bus: Bus) -> bool:
+    async def _send_links(self, bus: Bus, patience_seconds: float) -> bool:
         links = dict(self._links)
         if not links:
             return False
         try:
-            await bus.append_many([self._outgoing(link) for link in links.values()])
+            await bus.append_many(
+                [self._outgoing(link) for link in links.values()], timeout_seconds=patience_seconds
+            )
         except MessageRefusedError:
             for link in links.values():
-                await self._was_taken(bus, link)
+                await self._was_taken(bus, link, patience_seconds)
         for pair, link in links.items():
             if self._links.get(pair) is link:
                 del self._links[pair]
         return True
 
-    async def _was_taken(self, bus: Bus, announcement: Announcement) -> bool:
+    async def _was_taken(self, bus: Bus, announcement: Announcement, patience_seconds: float) -> bool:
         """Append; return whether it is stored now, or never will be. Raises BusError where it may be later."""
         try:
-            await bus.append(self._outgoing(announcement))
+            await bus.append(self._outgoing(announcement), timeout_seconds=patience_seconds)
         except MessageRefusedError as error:
             name = type(announcement.message).__name__
             _log.error("%s: gave up %s %s: %s", self._source, name, announcement.event_id, error)  # noqa: TRY400 - the server's words are all there is
@@ -192,19 +200,21 @@ class Outbox:
         self._telemetry = _with(self._telemetry, updated.model_copy(update={"states": states}))
 
 
-_Ways = dict[Callable[[Bus], Awaitable[bool]], BusError | None]
+_Ways = dict[Callable[[Bus, float], Awaitable[bool]], BusError | None]
 """What sends a message of one kind, to what bars its way now."""
 
 
 async def _advance(ways: _Ways, bus: Bus) -> bool:
     """Send one message by the first way that has one and is open; return whether there was one."""
+    silent = any(isinstance(obstacle, AppendTimeoutError) for obstacle in ways.values())
     for send, obstacle in ways.items():
         if obstacle is None:
             try:
-                if await send(bus):
+                if await send(bus, _SHORT_PATIENCE_SECONDS if silent else _PATIENCE_SECONDS):
                     return True
             except (AppendRejectedError, AppendTimeoutError) as error:
                 ways[send] = error
+                silent = silent or isinstance(error, AppendTimeoutError)
     return False
 
 

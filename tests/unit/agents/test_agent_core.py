@@ -1,4 +1,5 @@
 from shardbus_agents.agent import Agent, Announcement, Identity
+from shardbus_agents.backends.credible import credible_sample
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem
 from shardbus_agents.change_detection import Thresholds
 from shardbus_agents.collector import Sampled, merge
@@ -15,6 +16,7 @@ from shardbus_schemas.events import (
 )
 from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import BootId, DeviceId, NodeId
+from shardbus_schemas.registry import encode
 from support.readings import NODE, START, after, facts, snapshot, state
 
 BOOT = BootId("boot-1")
@@ -250,3 +252,25 @@ def test_a_fault_is_told_once_with_its_own_time() -> None:
         )
     ]
     assert messages(node.observe(snapshot(state("a")), after(4), 4)) == []
+
+
+def test_nonsense_of_a_driver_is_unknown_on_the_bus_and_the_devices_other_readings_are_told() -> None:
+    raw = {
+        "thermal_temperature_c": 4000.0,
+        "power_watts": float("nan"),
+        "memory_used_bytes": 5,
+        "memory_total_bytes": 3,
+        "compute_utilization_percent": 7.0,
+    }
+    sampled = Sampled((facts("a"),), (credible_sample(DeviceId("a"), NODE, START, raw),))
+    (update,) = updates(agent().observe(merge([sampled]), START, 0))
+    (told,) = update.states
+    expected = state(
+        "a",
+        memory_total_bytes=3,
+        compute_utilization_percent=7.0,
+        utilization_mean_percent=7.0,
+        utilization_peak_percent=7.0,
+    )
+    assert told == expected
+    assert b"NaN" not in encode(update)
