@@ -126,9 +126,7 @@ class Outbox:
         if not links:
             return False
         try:
-            await bus.append_many(
-                [self._outgoing(link) for link in links.values()], timeout_seconds=patience_seconds
-            )
+            await bus.append_many([self._outgoing(link) for link in links.values()], timeout_seconds=patience_seconds)
         except MessageRefusedError:
             for link in links.values():
                 await self._was_taken(bus, link, patience_seconds)
@@ -143,7 +141,7 @@ class Outbox:
             await bus.append(self._outgoing(announcement), timeout_seconds=patience_seconds)
         except MessageRefusedError as error:
             name = type(announcement.message).__name__
-            _log.error("%s: gave up %s %s: %s", self._source, name, announcement.event_id, error)  # noqa: TRY400 - the server's words are all there is
+            _log.error("%s: gave up %s %s: %s", self._source, name, announcement.event_id, error)
             metrics.dropped()
             return False
         return True
@@ -218,9 +216,7 @@ async def _advance(ways: _Ways, bus: Bus) -> bool:
     return False
 
 
-def _merged(
-    waiting: Announcement | None, newer: Announcement, held: dict[DeviceId, DeviceGPUState]
-) -> Announcement:
+def _merged(waiting: Announcement | None, newer: Announcement, held: dict[DeviceId, DeviceGPUState]) -> Announcement:
     """Return ``newer`` with the readings that only ``waiting`` or ``held`` has.
 
     Its tick tells of the one that it replaces. A full report leaves out what has no reading any more, so it is taken

@@ -70,8 +70,7 @@ def lives(draw: st.DrawFn, *, longest: int = 60) -> list[Tick]:
     interval = draw(st.sampled_from([0.1, 2.0, 2.0, 7.0]))
     names = draw(st.lists(st.sampled_from(DEVICES), min_size=1, max_size=3, unique=True))
     readings: dict[str, list[dict[str, Any]]] = {
-        name: draw(st.one_of(_creeping(length), st.lists(_jumping, min_size=length, max_size=length)))
-        for name in names
+        name: draw(st.one_of(_creeping(length), st.lists(_jumping, min_size=length, max_size=length))) for name in names
     }
     what = {name: facts(name, power_limit_watts=draw(st.sampled_from([None, 50.0, 350.0]))) for name in names}
     # Long stretches without a change of that kind let a creep go far.

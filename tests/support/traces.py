@@ -13,9 +13,9 @@ every shape has its reason here, and all is drawn from a seed:
   taken in steps of 256 tokens. Frameworks keep what they freed, so a pool only grows with the longest context so far,
   until it is trimmed.
 
-How busy they are is set against what was counted before, on traces of the same names (docs/decisions/0008): "any change"
-of memory, utilisation or temperature 14.5, 30, 23.7 and 29 times a minute, a change against the last sample 0.02, 2.3,
-5.4 and 5.0 times. A test holds ours to that neighbourhood.
+How busy they are is set against what was counted before, on traces of the same names (docs/decisions/0008): "any
+change" of memory, utilisation or temperature 14.5, 30, 23.7 and 29 times a minute, a change against the last sample
+0.02, 2.3, 5.4 and 5.0 times. A test holds ours to that neighbourhood.
 """
 
 import math

@@ -1,20 +1,18 @@
 """A disk that runs full under Postgres: the projector waits, and nothing is lost."""
 
 import asyncio
-import contextlib
 import random
 from pathlib import Path
 
 import pytest
+from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.streams import TELEMETRY
 from shardbus_infra.embedded.postgres import EmbeddedPostgres
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, NodeJoined
-from shardbus_infra.bus.publish import publish
 from support.histories import reading
 from support.projecting import assert_read_model_is_the_fold, bus_with_streams, caught_up, positions, projector
 from support.small_disk import small_disk
-from support.waiting import until
 
 pytestmark = [pytest.mark.connected, pytest.mark.slow]
 

@@ -108,7 +108,9 @@ def test_a_full_report_has_the_mean_and_the_peak_since_the_last_one() -> None:
     reports = [
         update.states[0]
         for tick, load in enumerate(loads)
-        for update in updates(busy.observe(snapshot(state(compute_utilization_percent=load)), after(2 * tick), 2 * tick))
+        for update in updates(
+            busy.observe(snapshot(state(compute_utilization_percent=load)), after(2 * tick), 2 * tick)
+        )
         if update.heartbeat
     ]
     figures = [(each.utilization_mean_percent, each.utilization_peak_percent) for each in reports]

@@ -1,4 +1,4 @@
-"""Clocks that jump: the uptime's decides when something is told, the bus's whether it is fresh, the node's is only shown."""
+"""Clocks that jump: the uptime decides when something is told, the bus's clock what is fresh, the node's is shown."""
 
 import asyncio
 from datetime import datetime, timedelta

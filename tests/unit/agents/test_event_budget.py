@@ -46,9 +46,7 @@ def said(samples: Sequence[DeviceGPUState], pace: Pace) -> Rate:
     return Rate(readings / MINUTES, pulses / MINUTES)
 
 
-@pytest.mark.parametrize(
-    ("trace", "most"), [(traces.idle, 2), (traces.steady_decode, 2.5), (traces.bursty_chat, 4)]
-)
+@pytest.mark.parametrize(("trace", "most"), [(traces.idle, 2), (traces.steady_decode, 2.5), (traces.bursty_chat, 4)])
 def test_readings_told_in_a_minute(trace: Trace, most: float) -> None:
     for seed in SEEDS:
         rate = said(list(trace(seed)), Pace())

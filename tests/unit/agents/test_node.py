@@ -54,7 +54,7 @@ def with_a_node(test: Callable[[Setting], Coroutine[Any, Any, None]], pace: Pace
     async def scenario() -> None:
         setting = Setting(pace)
         running = asyncio.create_task(setting.node.run(setting.stop))
-        await until(lambda: setting.told())
+        await until(setting.told)
         await test(setting)
         setting.stop.set()
         await asyncio.wait_for(running, 5)
