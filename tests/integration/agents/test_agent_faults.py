@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import signal
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,10 +25,12 @@ from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
 from shardbus_infra.embedded.nats import EmbeddedNats
+from shardbus_infra.embedded.ports import HOST
 from shardbus_schemas.events import DeviceLost, DeviceRegistered, NodeJoined, NodeLeft
 from shardbus_schemas.ids import BootId
 from shardbus_schemas.registry import Received
 from support.command_line import running
+from support.nats_with import server
 from support.projecting import whole_stream
 from support.readings import NODE, facts, state
 from support.scripted_devices import Scripted
@@ -137,6 +141,40 @@ def test_an_event_that_is_too_large_for_the_stream_is_given_up_and_the_next_goes
         await bus.close()
 
     asyncio.run(scenario())
+
+
+def test_a_right_that_is_missing_is_asked_for_again_and_complained_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent: dict[str, Any] = {"user": "agent", "password": "s3cret"}
+    readings_alone = {"publish": ["$JS.API.>", "shardbus.v1.telemetry.>"], "subscribe": "_INBOX.>"}
+    options: dict[str, Any] = {"jetstream": {"store_dir": str(tmp_path / "js")}}
+
+    def users(**permissions: Any) -> dict[str, Any]:
+        return {"authorization": {"users": [{"user": "all", "password": "s3cret"}, agent | permissions]}}
+
+    async def scenario(port: int, process: "subprocess.Popen[bytes]") -> None:
+        owner = await nats.connect(f"nats://all:s3cret@{HOST}:{port}", name="owner", timeout_seconds=20)
+        await reconcile(owner)
+        bus = await nats.connect(f"nats://agent:s3cret@{HOST}:{port}", name="test agent")
+        async with reporting(bus, Scripted()):
+            await until(lambda: caplog.text.lower().count("permissions violation") >= 1)
+            # Long enough for three tries: at once, after 0.25 s and 0.5 s more.
+            await asyncio.sleep(1)
+            assert not (await owner.info(FLEET)).messages
+            assert not (await owner.info(TELEMETRY)).messages
+            configuration = tmp_path / "server.conf"
+            configuration.write_text(json.dumps(json.loads(configuration.read_text()) | users()))
+            process.send_signal(signal.SIGHUP)
+            await until(lambda: reads(owner))
+        assert [type(each.message) for each in await said(owner, FLEET)] == [NodeJoined, DeviceRegistered, NodeLeft]
+        await bus.close()
+        await owner.close()
+
+    with server(tmp_path, **options, **users(permissions=readings_alone)) as (port, process):
+        asyncio.run(scenario(port, process))
+    complaints = [record.name for record in caplog.records if "permissions violation" in record.getMessage().lower()]
+    assert complaints == ["shardbus_infra.bus.nats_connection", "shardbus_agents.node"]
 
 
 @pytest.mark.slow
