@@ -5,8 +5,8 @@ to be lost, and at the end the node leaves. Ids are made from the boot and a cou
 again after a lost acknowledgement is recognised as the same.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from shardbus_schemas import subjects
@@ -25,8 +25,8 @@ from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import BootId, DeviceId, NodeId
 from shardbus_schemas.telemetry import DeviceGPUState
 
-from shardbus_agents.change_detection import Thresholds, heartbeat_is_due, significant
 from shardbus_agents.collector import Snapshot
+from shardbus_agents.readings import Pace, Readings
 
 _LONGEST_NODE_IN_ID = 120
 
@@ -53,16 +53,6 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How often things are looked at and told, and how far they may move in between."""
-
-    sample_interval_seconds: float = 2
-    heartbeat_seconds: float = 10
-    link_interval_seconds: float = 300
-    thresholds: Thresholds = field(default_factory=Thresholds)
-
-
-@dataclass(frozen=True, slots=True)
 class Announcement:
     """An event with the id and the time that it keeps however often it has to be sent."""
 
@@ -79,8 +69,8 @@ class Agent:
         self._pace = pace
         self._registered: dict[DeviceId, DeviceFacts] = {}
         self._lost: set[DeviceId] = set()
-        self._published: dict[DeviceId, DeviceGPUState] = {}
-        self._heartbeat_at: float | None = None
+        self._readings = Readings(pace)
+        self._told_at: float | None = None
         self._links_at: float | None = None
         self._ticks = 0
         self._events = 0
@@ -96,6 +86,8 @@ class Agent:
             operating_system=identity.operating_system,
             labels=dict(identity.labels),
             heartbeat_seconds=self._pace.heartbeat_seconds,
+            report_seconds=self._pace.report_seconds,
+            error_bounds=self._pace.thresholds.error_bounds,
             device_link=identity.device_link,
         )
         return self.announce(joined, at)
@@ -106,10 +98,24 @@ class Agent:
             *self._departures(snapshot, at),
             *self._arrivals(snapshot, at),
             *self._faults(snapshot, at),
-            *self._readings(snapshot, at, uptime_seconds),
+            *self._updates(snapshot, at, uptime_seconds),
             *self._link_figures(at, uptime_seconds),
         ]
         return tuple(said)
+
+    def seconds_to_pulse(self, uptime_seconds: float) -> float:
+        """Return how long there may still be silence."""
+        since = uptime_seconds if self._told_at is None else self._told_at
+        return max(0.0, since + self._pace.heartbeat_seconds - uptime_seconds)
+
+    def pulse(self, at: datetime, uptime_seconds: float) -> Announcement | None:
+        """Return the word that this node is alive, if it was silent for as long as it may be.
+
+        Not before its first report: until then the readings that the bus has may be an earlier life's.
+        """
+        if self._told_at is None or self.seconds_to_pulse(uptime_seconds) > 0:
+            return None
+        return self._update((), at, uptime_seconds)
 
     def leave(self, at: datetime, reason: str = "stopped") -> Announcement:
         """Return the word that this node goes."""
@@ -126,7 +132,7 @@ class Agent:
         gone = dict.fromkeys(missing, "it is not there any more")
         for device_id, reason in {**gone, **snapshot.problems}.items():
             self._registered.pop(device_id, None)
-            self._published.pop(device_id, None)
+            self._readings.forget(device_id)
             if device_id not in self._lost:
                 self._lost.add(device_id)
                 lost = DeviceLost(node_id=self.identity.node_id, device_id=device_id, reason=reason)
@@ -152,30 +158,25 @@ class Agent:
             )
             yield self.announce(faulted, at)
 
-    def _readings(self, snapshot: Snapshot, at: datetime, uptime_seconds: float) -> Iterator[Announcement]:
-        states = [state for device_id, state in snapshot.states.items() if device_id in self._registered]
-        heartbeat = heartbeat_is_due(
-            None if self._heartbeat_at is None else uptime_seconds - self._heartbeat_at,
-            heartbeat_seconds=self._pace.heartbeat_seconds,
-            sample_interval_seconds=self._pace.sample_interval_seconds,
-        )
-        told: Sequence[DeviceGPUState] = states
-        if heartbeat:
-            self._heartbeat_at = uptime_seconds
-        else:
-            told = significant(self._published, states, self._pace.thresholds)
-            if not told:
-                return
-        self._published.update({state.device_id: state for state in told})
+    def _updates(self, snapshot: Snapshot, at: datetime, uptime_seconds: float) -> Iterator[Announcement]:
+        samples = [state for device_id, state in snapshot.states.items() if device_id in self._registered]
+        told = self._readings.take(samples, self._registered, at, uptime_seconds)
+        if told is not None:
+            yield self._update(told.states, at, uptime_seconds, is_full_report=told.is_full_report)
+
+    def _update(
+        self, states: tuple[DeviceGPUState, ...], at: datetime, uptime_seconds: float, *, is_full_report: bool = False
+    ) -> Announcement:
         updated = DeviceGPUStateUpdated(
             node_id=self.identity.node_id,
             boot_id=self.identity.boot_id,
             tick=self._ticks,
-            heartbeat=heartbeat,
-            states=tuple(told),
+            heartbeat=is_full_report,
+            states=states,
         )
-        yield Announcement(updated, f"{self._name}/{self._ticks}", at)
+        self._told_at = uptime_seconds
         self._ticks += 1
+        return Announcement(updated, f"{self._name}/{updated.tick}", at)
 
     def _link_figures(self, at: datetime, uptime_seconds: float) -> Iterator[Announcement]:
         if self._links_at is not None and uptime_seconds - self._links_at < self._pace.link_interval_seconds:

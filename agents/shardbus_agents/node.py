@@ -1,6 +1,7 @@
 """One node at work: its devices are sampled on time, and what there is to tell goes out as fast as the bus takes it.
 
-Two tasks, so that a bus that is away never delays a sample, and a slow driver never delays a message.
+Three tasks: a bus that is away never delays a sample, and a driver that is slow neither delays a message nor makes the
+node look dead.
 """
 
 import asyncio
@@ -8,13 +9,14 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from shardbus_infra.bus.port import Bus, BusError
+from shardbus_infra.bus.port import AppendRejectedError, Bus, BusError
 from shardbus_infra.observability import metrics
 from shardbus_schemas.events import DeviceGPUStateUpdated, Event
 
-from shardbus_agents.agent import Agent, Pace
+from shardbus_agents.agent import Agent
 from shardbus_agents.collector import Snapshot, merge
 from shardbus_agents.outbox import Outbox
+from shardbus_agents.readings import Pace
 from shardbus_agents.sampler import Sampler
 
 _log = logging.getLogger(__name__)
@@ -58,9 +60,10 @@ class Node:
         self._news.set()
         try:
             async with asyncio.TaskGroup() as tasks:
-                publishing = tasks.create_task(self._publish())
+                going_on = [tasks.create_task(self._publish()), tasks.create_task(self._pulse())]
                 await self._sample(stop)
-                publishing.cancel()
+                for task in going_on:
+                    task.cancel()
             await self._leave()
         finally:
             await asyncio.gather(*(sampler.close(patience_seconds=1) for sampler in self._samplers))
@@ -75,7 +78,7 @@ class Node:
         patience = min(FIRST_PATIENCE_SECONDS, self._driver_patience)
         due = loop.time()
         while not stop.is_set():
-            at = self._now()
+            at, uptime = self._now(), loop.time()
             sampled = await asyncio.gather(
                 *(sampler.sample(at, patience_seconds=patience) for sampler in self._samplers)
             )
@@ -83,7 +86,7 @@ class Node:
             snapshot, told = merge(sampled), 0
             for watch in self._watchers:
                 watch(snapshot)
-            for announcement in self._agent.observe(snapshot, at, loop.time()):
+            for announcement in self._agent.observe(snapshot, at, uptime):
                 self._outbox.add(announcement)
                 if isinstance(announcement.message, DeviceGPUStateUpdated):
                     told += len(announcement.message.states)
@@ -97,23 +100,35 @@ class Node:
                 due = now + self._pace.sample_interval_seconds
             await _pause(due - now, stop)
 
+    async def _pulse(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._agent.seconds_to_pulse(loop.time()))
+            pulse = self._agent.pulse(self._now(), loop.time())
+            if pulse is not None:
+                self._outbox.add(pulse)
+                self._news.set()
+
     async def _publish(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+        pause, trouble = _FIRST_PAUSE_SECONDS, ""
         while True:
             await self._news.wait()
             self._news.clear()
             try:
                 await self._outbox.flush(self._bus)
             except BusError as error:
-                if pause == _FIRST_PAUSE_SECONDS:
-                    _log.warning("%s: cannot publish, will go on trying: %s", self._agent.identity.source, error)
+                refused = isinstance(error, AppendRejectedError)
+                now = "the bus refuses what is told" if refused else "cannot publish"
+                if now != trouble:
+                    _log.warning("%s: %s, will go on trying: %s", self._agent.identity.source, now, error)
+                trouble = now
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 self._news.set()
             else:
-                if pause != _FIRST_PAUSE_SECONDS:
-                    _log.info("%s: publishing again, nothing of the lifecycle lost", self._agent.identity.source)
-                pause = _FIRST_PAUSE_SECONDS
+                if trouble:
+                    _log.info("%s: publishing again", self._agent.identity.source)
+                pause, trouble = _FIRST_PAUSE_SECONDS, ""
 
     async def _leave(self) -> None:
         """Tell what was not told yet, and that the node leaves; give up when the bus does not take it in time."""

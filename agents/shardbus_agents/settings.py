@@ -8,8 +8,8 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas.ids import NodeId
 
-from shardbus_agents.agent import Pace
 from shardbus_agents.change_detection import Thresholds
+from shardbus_agents.readings import Pace
 
 BackendName = Literal["nvml", "amdgpu", "intel", "psutil", "mlx", "apple"]
 
@@ -38,14 +38,24 @@ class AgentSettings(CommonSettings):
     """Where devices are looked for; ``auto`` takes what this host has."""
     sample_interval_seconds: float = Field(default=2, gt=0)
     """Time between two looks at the devices."""
-    heartbeat_seconds: float = Field(default=10, gt=0)
-    """The longest silence of a living agent; every reading is told at least this often."""
+    heartbeat_seconds: float = Field(default=4, gt=0)
+    """The longest silence of a living agent; after three of them its node counts as dead."""
+    report_seconds: float = Field(default=60, gt=0)
+    """How often every reading is told, changed or not, with the mean and the peak of the utilisation."""
+    smoothing_seconds: float = Field(default=45, ge=0)
+    """Time constant of the means that are told as utilisation, temperature and power; 0 tells the samples."""
     memory_threshold_percent: float = Field(default=1, ge=0, le=100)
     """Change of used memory worth telling, in percent of the device's total."""
+    memory_threshold_bytes: int = Field(default=256 * 2**20, ge=0)
+    """The least change of used memory worth telling, whatever the total."""
     utilization_threshold_points: float = Field(default=10, ge=0, le=100)
     """Change of utilisation worth telling."""
-    temperature_threshold_c: float = Field(default=5, ge=0)
+    temperature_threshold_c: float = Field(default=3, ge=0)
     """Change of temperature worth telling."""
+    power_threshold_percent: float = Field(default=10, ge=0, le=100)
+    """Change of power worth telling, in percent of the device's power limit."""
+    power_threshold_watts: float = Field(default=10, ge=0)
+    """The least change of power worth telling, whatever the limit."""
     battery_threshold_points: float = Field(default=5, ge=0, le=100)
     """Change of the battery's charge worth telling."""
     simulate: Path | None = None
@@ -66,11 +76,16 @@ class AgentSettings(CommonSettings):
         return Pace(
             sample_interval_seconds=self.sample_interval_seconds,
             heartbeat_seconds=self.heartbeat_seconds,
+            report_seconds=self.report_seconds,
+            smoothing_seconds=self.smoothing_seconds,
             link_interval_seconds=self.link_interval_seconds,
             thresholds=Thresholds(
                 memory_percent=self.memory_threshold_percent,
+                memory_bytes=self.memory_threshold_bytes,
                 utilization_points=self.utilization_threshold_points,
                 temperature_c=self.temperature_threshold_c,
+                power_percent=self.power_threshold_percent,
+                power_watts=self.power_threshold_watts,
                 battery_points=self.battery_threshold_points,
             ),
         )

@@ -74,8 +74,8 @@ def status_of(
     """Return how far a device can be relied on.
 
     A device is stale when its node was silent for three heartbeats, or when it was left out of its node's last
-    heartbeat (which tells of every device) and has been silent for as long. Before the first reading its
-    registration counts as its word.
+    full report (which tells of every device) and has been silent for as long. Before the first reading its
+    registration counts as its word. A node that only gives pulses is alive, and its devices read what they last did.
     """
     if device.lost_at is not None or node.left_at is not None:
         return "lost"

@@ -131,7 +131,7 @@ class StreamProjector:
             held = await self._bus.get(self._stream, position) if position else None
             if self._stream == TELEMETRY and shortening(projection.checkpoint, info, held):
                 # TELEMETRY is acknowledged before the disk has it. What a crash took was advisory, and is said again
-                # with the next heartbeat; but the rows made of it are of no stream, and have to go.
+                # with the next report; but the rows made of it are of no stream, and have to go.
                 log.warning("%s lost its newest messages in a crash; projecting what it holds anew", self._stream)
                 await _in_thread(lambda: projection.start_over(info))
                 position = projection.checkpoint.sequence

@@ -102,7 +102,7 @@ class NodeHeard:
     tick: int | None = None
     """The last tick of this boot."""
     heartbeat_sequence: int = 0
-    """The last message with all devices of the node; 0 is none yet."""
+    """The last full report, with all devices of the node; 0 is none yet."""
     missed_ticks: int = 0
     """Ticks that the agent counted and the stream never got."""
     repeated_ticks: int = 0

@@ -17,7 +17,7 @@ from shardbus_schemas.telemetry import DeviceGPUState
 
 
 class NodeJoined(FrozenModel):
-    """An agent started on a node and will report at least once per heartbeat."""
+    """An agent started on a node and will be heard at least once per heartbeat."""
 
     TYPE: ClassVar[str] = "NodeJoined"
     VERSION: ClassVar[int] = 1
@@ -37,7 +37,9 @@ class NodeJoined(FrozenModel):
     error_bounds: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Reading to how far what was told last may be from the agent's last sample, in the reading's own unit.
 
-    ``memory_used_percent`` is of the device's total. Flags and totals are exact.
+    ``memory_used_percent`` is of the device's total, ``power_limit_percent`` of its power limit; beside
+    ``memory_used_bytes`` and ``power_watts`` the larger of the two holds. Flags, totals and thresholds are exact, and
+    so are ``throttle_reasons`` but for ``power_cap``.
     """
 
 

@@ -25,6 +25,7 @@ class DeviceGPUState(FrozenModel):
     memory_used_bytes: Bytes | None = None
     memory_total_bytes: Bytes | None = None
     compute_utilization_percent: Percent | None = None
+    """As agents tell it, a mean that follows the load within a minute; so are the temperature and the power."""
     thermal_temperature_c: TemperatureCelsius | None = None
     thermal_throttle_threshold_c: TemperatureCelsius | None = None
     """Where this device begins to slow down."""

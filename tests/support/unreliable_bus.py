@@ -4,19 +4,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shardbus_infra.bus.memory import MemoryBus
-from shardbus_infra.bus.port import Appended, AppendTimeoutError, BusUnreachableError, ExpectedLast, Outgoing
+from shardbus_infra.bus.port import Appended, AppendTimeoutError, BusError, BusUnreachableError, ExpectedLast, Outgoing
 from shardbus_infra.bus.receive import receive
 from typing_extensions import override
 
 
 class UnreliableBus(MemoryBus):
-    """``away`` refuses every message; ``lose_acknowledgements`` stores the next ones, and says that it did not."""
+    """``away`` takes no message; ``lose_acknowledgements`` stores the next ones, and says that it did not.
+
+    ``refuse`` returns what the server answers to a message in place of storing it, or ``None``.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.away: bool = False
         self.lose_acknowledgements: int = 0
         self.before_append: Callable[[Outgoing], None] = lambda _: None
+        self.refuse: Callable[[Outgoing], BusError | None] = lambda _: None
         self.attempts: int = 0
 
     @override
@@ -27,6 +31,8 @@ class UnreliableBus(MemoryBus):
         self.before_append(message)
         if self.away:
             raise BusUnreachableError("the test took the bus away")
+        if (refusal := self.refuse(message)) is not None:
+            raise refusal
         appended = await super().append(message, expected=expected, timeout_seconds=timeout_seconds)
         if self.lose_acknowledgements:
             self.lose_acknowledgements -= 1

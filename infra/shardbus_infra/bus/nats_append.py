@@ -21,6 +21,7 @@ from shardbus_infra.bus.port import (
     BusError,
     BusUnreachableError,
     ExpectedLast,
+    MessageRefusedError,
     Outgoing,
     StreamMissingError,
     WrongSequenceError,
@@ -35,6 +36,8 @@ from shardbus_infra.bus.wire import (
 _WINDOW_MESSAGES: Final = 2000
 _WINDOW_BYTES: Final = 8 * 1024 * 1024
 _WRONG_SEQUENCE: Final = (10071, 10164)
+_TOO_LARGE: Final = (10054, 10097)
+"""The message, or its headers, for the stream."""
 _LEADERLESS_PAUSE_SECONDS: Final = 0.1
 
 _ACKNOWLEDGEMENT: Final = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
@@ -53,17 +56,18 @@ def acknowledged(payload: bytes) -> Appended:
     words = f"{error.get('description', 'no reason given')} (NATS error {code})"
     if code in _WRONG_SEQUENCE:
         raise WrongSequenceError(f"somebody else appended first: {words}")
-    raise AppendRejectedError(f"the server refused the message: {words}")
+    kind = MessageRefusedError if code in _TOO_LARGE else AppendRejectedError
+    raise kind(f"the server refused the message: {words}")
 
 
 def _framed(connection: Connection, message: Outgoing, expected: ExpectedLast | None = None) -> bytes:
-    """Return the header block of ``message``; raises AppendRejectedError for what can never be stored."""
+    """Return the header block of ``message``; raises MessageRefusedError for what can never be stored."""
     checked_subject(message.subject)
     headers = encode_headers(message_headers(message, expected))
     size, limit = len(headers) + len(message.payload), connection.client.max_payload
     if size > limit:
         # The server would close the connection for it.
-        raise AppendRejectedError(f"a message of {size} bytes on {message.subject}; the server takes up to {limit}")
+        raise MessageRefusedError(f"a message of {size} bytes on {message.subject}; the server takes up to {limit}")
     return headers
 
 

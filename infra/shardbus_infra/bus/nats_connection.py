@@ -95,6 +95,7 @@ class Connection:
         self._name = name
         self._inbox_prefix = inbox_prefix
         self._requests: dict[bytes, asyncio.Future[Answer]] = {}
+        self._logged: set[str] = set()
         self._tokens = 0
 
     # --- coming and going
@@ -231,7 +232,11 @@ class Connection:
         if refused is None:
             _log.debug("NATS: %s", self.last_error)
             return
-        _log.warning("NATS at %s: %s", self.shown_url, self.last_error)
+        # Who goes on trying is told each time; the log is told once.
+        level = logging.DEBUG if self.last_error in self._logged else logging.WARNING
+        _log.log(level, "NATS at %s: %s", self.shown_url, self.last_error)
+        if len(self._logged) < _DENIALS_REMEMBERED:
+            self._logged.add(self.last_error)
         if len(self.denials) < _DENIALS_REMEMBERED:
             self.denials[refused[1]] = self.last_error
         self._notify()

@@ -28,6 +28,10 @@ class AppendRejectedError(BusError):
     """The server refused the message, and said why; it is not in the stream."""
 
 
+class MessageRefusedError(AppendRejectedError):
+    """The server refused this message for what it is, as one that is too large: it never will take it."""
+
+
 class WrongSequenceError(AppendRejectedError):
     """Somebody else appended first: the expected last sequence is not the last any more."""
 
@@ -136,7 +140,7 @@ class Bus(Protocol):
     ) -> Appended:
         """Append one message and return once it is stored.
 
-        Raises WrongSequenceError, AppendRejectedError, AppendTimeoutError, BusUnreachableError.
+        Raises WrongSequenceError, MessageRefusedError, AppendRejectedError, AppendTimeoutError, BusUnreachableError.
         """
         ...
 

@@ -111,7 +111,7 @@ def declared(
             max_age=telemetry_max_age,
             max_bytes=telemetry_max_bytes,
             # Where every message is flushed before it is acknowledged, telemetry would be held to some 5,000 a
-            # second. Readings are repeated by the next heartbeat, so they need not be on the disk when
+            # second. Readings are repeated by the next report, so they need not be on the disk when
             # acknowledged: a killed server forgets its last few milliseconds of them (a follow notices, see
             # StreamShortenedError). Servers refuse the option on more than one replica.
             persist_async=telemetry_persist_async and replicas == 1,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from shardbus_infra.bus.port import AppendRejectedError, ExpectedLast, Outgoing
+from shardbus_infra.bus.port import ExpectedLast, MessageRefusedError, Outgoing
 
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
@@ -28,15 +28,15 @@ _known_names: set[str] = set()
 
 @lru_cache(maxsize=10_000)
 def checked_subject(subject: str) -> str:
-    """Return ``subject``; raise AppendRejectedError if nothing can be published on it."""
+    """Return ``subject``; raise MessageRefusedError if nothing can be published on it."""
     if _BAD_SUBJECT.search(subject):
         reason = "has an empty or wildcard token, or white space" if subject else "is empty"
-        raise AppendRejectedError(f"subject {subject!r} {reason}: nothing can be published on it")
+        raise MessageRefusedError(f"subject {subject!r} {reason}: nothing can be published on it")
     return subject
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """Return the header block; raise AppendRejectedError for a name or value that would break it."""
+    """Return the header block; raise MessageRefusedError for a name or value that would break it."""
     if not headers:
         return b""
     text = "".join([f"{name}: {value.strip()}\r\n" for name, value in headers.items()])
@@ -45,13 +45,13 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
             _check_name(name)
     if text.count("\n") != len(headers) or text.count("\r") != len(headers):
         broken = next(name for name, value in headers.items() if {"\r", "\n"} & set(value.strip()))
-        raise AppendRejectedError(f"header {broken} has a line break in its value")
+        raise MessageRefusedError(f"header {broken} has a line break in its value")
     return b"NATS/1.0\r\n" + text.encode("utf-8", "replace") + b"\r\n"
 
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise AppendRejectedError(f"{name!r} cannot be the name of a header: letters, digits and dashes are usual")
+        raise MessageRefusedError(f"{name!r} cannot be the name of a header: letters, digits and dashes are usual")
     if len(_known_names) < _NAMES_REMEMBERED:
         _known_names.add(name)
 

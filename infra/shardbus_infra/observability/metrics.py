@@ -36,6 +36,11 @@ _PUBLISHED = meter().create_counter(
 _SUPPRESSED = meter().create_counter(
     "shardbus.agent.samples.suppressed", unit="{sample}", description="Samples not published: nothing changed enough"
 )
+_DROPPED = meter().create_counter(
+    "shardbus.agent.messages.dropped",
+    unit="{message}",
+    description="Messages an agent gave up: refused for what they are, or too many while the bus was away",
+)
 
 
 def folded(*, stream: str, event_type: str, count: int = 1) -> None:
@@ -77,3 +82,8 @@ def published(count: int = 1) -> None:
 def suppressed(count: int = 1) -> None:
     """Count samples an agent did not publish."""
     _SUPPRESSED.add(count)
+
+
+def dropped(count: int = 1) -> None:
+    """Count messages an agent gave up."""
+    _DROPPED.add(count)

@@ -167,8 +167,9 @@ def test_two_plays_of_one_seed_tell_the_same_readings() -> None:
         def updates() -> list[DeviceGPUStateUpdated]:
             return [message for message in bus.said(TELEMETRY) if isinstance(message, DeviceGPUStateUpdated)]
 
-        # A heartbeat at every tick, so that each is told whole.
-        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.02, heartbeat_seconds=0.001):
+        # A report at every tick, so that each is told whole, and the samples themselves: means depend on the pace.
+        whole = {"heartbeat_seconds": 60, "report_seconds": 0.001, "smoothing_seconds": 0}
+        async with agent(bus, simulate=MIXED, simulate_seed=3, sample_interval_seconds=0.02, **whole):
             await until(lambda: sum(update.tick == 5 for update in updates()) >= 8)
         return {
             (state.key, update.tick): state.model_dump(exclude={"last_update"})

@@ -1,19 +1,18 @@
 """What a server refuses is told in words, at once, and never looks like silence."""
 
 import asyncio
-import json
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from shardbus_infra.bus.nats import connect
-from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, Outgoing
+from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, MessageRefusedError, Outgoing
 from shardbus_infra.bus.streams import COMMANDS, FLEET, STREAMS, reconcile
-from shardbus_infra.embedded.nats import find_binary
 from shardbus_infra.embedded.ports import HOST, free_port
+from support.nats_with import server
 from support.waiting import until
 
 pytestmark = [pytest.mark.connected]
@@ -30,20 +29,6 @@ USERS = [
     },
     {"user": "deaf", "password": "s3cret", "permissions": {"publish": ">", "subscribe": "other.>"}},
 ]
-
-
-@contextmanager
-def server(folder: Path, **options: object) -> "Generator[tuple[int, subprocess.Popen[bytes]]]":
-    """Run a server with these options and yield its port and its process."""
-    port = free_port()
-    configuration = folder / "server.conf"
-    configuration.write_text(json.dumps({"host": HOST, "port": port, **options}))
-    process = subprocess.Popen([find_binary(), "-c", configuration], stderr=subprocess.DEVNULL)
-    try:
-        yield port, process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -134,7 +119,7 @@ def test_a_message_too_large_is_refused_before_it_costs_the_connection(tmp_path:
             message = Outgoing(NODE, b"x" * 9990, {"name": "value"})
             for append in (lambda: bus.append(message), lambda: bus.append_many([message])):
                 error = await refusal(append)
-                assert isinstance(error, AppendRejectedError)
+                assert isinstance(error, MessageRefusedError)
                 assert "takes up to 10000" in str(error)
             assert (await bus.append(Outgoing(NODE, b"x" * 9000))).sequence == 1
             assert bus.health.reconnects == 0

@@ -1,6 +1,9 @@
-from shardbus_agents.agent import Agent, Announcement, Identity, Pace
+from shardbus_agents.agent import Agent, Announcement, Identity
+from shardbus_agents.backends.credible import credible_sample
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem
+from shardbus_agents.change_detection import Thresholds
 from shardbus_agents.collector import Sampled, merge
+from shardbus_agents.readings import Pace
 from shardbus_schemas.devices import LinkFigures
 from shardbus_schemas.events import (
     DeviceFaulted,
@@ -13,20 +16,21 @@ from shardbus_schemas.events import (
 )
 from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import BootId, DeviceId, NodeId
+from shardbus_schemas.registry import encode
 from support.readings import NODE, START, after, facts, snapshot, state
 
 BOOT = BootId("boot-1")
 
 
-def agent(**identity: object) -> Agent:
-    return Agent(Identity(node_id=NODE, boot_id=BOOT, **identity), Pace())
+def agent(pace: Pace | None = None, **identity: object) -> Agent:
+    return Agent(Identity(node_id=NODE, boot_id=BOOT, **identity), pace or Pace())
 
 
 def messages(said: tuple[Announcement, ...]) -> list[object]:
     return [announcement.message for announcement in said]
 
 
-def test_it_joins_with_its_labels_and_its_heartbeat() -> None:
+def test_it_joins_with_its_labels_its_rhythms_and_its_bounds() -> None:
     link = LinkFigures(bandwidth_bytes_per_second=32e9, latency_seconds=5e-6)
     joined = agent(hostname="attic.local", labels=(("site", "home"),), device_link=link).join(START)
     assert joined.message == NodeJoined(
@@ -34,7 +38,9 @@ def test_it_joins_with_its_labels_and_its_heartbeat() -> None:
         boot_id=BOOT,
         hostname="attic.local",
         labels={"site": "home"},
-        heartbeat_seconds=10,
+        heartbeat_seconds=4,
+        report_seconds=60,
+        error_bounds=Thresholds().error_bounds,
         device_link=link,
     )
     assert (joined.event_id, joined.occurred_at) == ("attic/boot-1/event-1", START)
@@ -49,7 +55,7 @@ def test_the_first_look_registers_every_device_and_tells_every_reading() -> None
     ]
 
 
-def test_a_node_without_any_device_still_gives_a_heartbeat() -> None:
+def test_a_node_without_any_device_still_reports() -> None:
     said = agent().observe(snapshot(), START, 0)
     assert messages(said) == [DeviceGPUStateUpdated(node_id=NODE, boot_id=BOOT, tick=0, heartbeat=True)]
 
@@ -61,7 +67,7 @@ def test_nothing_is_said_of_readings_that_stand_still() -> None:
 
 
 def test_slow_growth_is_told_because_it_is_compared_with_what_was_published() -> None:
-    growing = agent()
+    growing = agent(Pace(smoothing_seconds=0))
     told = 0
     for tick in range(100):
         said = growing.observe(snapshot(state(compute_utilization_percent=tick)), after(0.01 * tick), 0.01 * tick)
@@ -81,23 +87,92 @@ def test_published_ticks_are_counted_without_a_gap_and_name_the_message() -> Non
     assert [update.event_id for update in updates] == [f"attic/boot-1/{tick}" for tick in range(len(updates))]
 
 
-def test_the_heartbeat_tells_all_devices_at_least_every_ten_seconds() -> None:
+def updates(said: tuple[Announcement, ...]) -> list[DeviceGPUStateUpdated]:
+    return [message for message in messages(said) if isinstance(message, DeviceGPUStateUpdated)]
+
+
+def test_all_devices_are_told_every_report_changed_or_not() -> None:
     steady = agent()
-    heartbeats = [
+    reports = [
         2 * tick
-        for tick in range(16)
-        for message in messages(steady.observe(snapshot(state("a"), state("b")), after(2 * tick), 2 * tick))
-        if isinstance(message, DeviceGPUStateUpdated) and message.heartbeat and len(message.states) == 2
+        for tick in range(91)
+        for update in updates(steady.observe(snapshot(state("a"), state("b")), after(2 * tick), 2 * tick))
+        if update.heartbeat and len(update.states) == 2
     ]
-    assert heartbeats == [0, 10, 20, 30]
+    assert reports == [0, 60, 120, 180]
 
 
-def test_a_clock_that_is_set_back_stops_no_heartbeat() -> None:
+def test_a_full_report_has_the_mean_and_the_peak_since_the_last_one() -> None:
+    busy = agent()
+    loads = [10, 90, 20, *[None] * 27, 40, *[40] * 29, None]
+    reports = [
+        update.states[0]
+        for tick, load in enumerate(loads)
+        for update in updates(
+            busy.observe(snapshot(state(compute_utilization_percent=load)), after(2 * tick), 2 * tick)
+        )
+        if update.heartbeat
+    ]
+    figures = [(each.utilization_mean_percent, each.utilization_peak_percent) for each in reports]
+    assert figures == [(10, 10), (50, 90), (40, 40)]
+
+
+def test_a_node_that_has_nothing_to_tell_gives_a_pulse_when_it_was_silent_for_a_heartbeat() -> None:
+    quiet = agent()
+    assert quiet.pulse(START, 0) is None
+    assert quiet.seconds_to_pulse(0) == 4
+    quiet.observe(snapshot(state()), START, 10)
+    assert quiet.pulse(after(3.9), 13.9) is None
+    pulse = quiet.pulse(after(4), 14)
+    assert pulse is not None
+    assert pulse.message == DeviceGPUStateUpdated(node_id=NODE, boot_id=BOOT, tick=1)
+    assert (pulse.event_id, pulse.occurred_at) == ("attic/boot-1/1", after(4))
+    assert quiet.seconds_to_pulse(14.5) == 3.5
+
+
+def test_there_is_no_pulse_before_the_first_report() -> None:
+    opening = agent()
+    opening.join(START)
+    assert opening.pulse(after(60), 60) is None
+    assert opening.seconds_to_pulse(60) > 0
+
+
+def test_readings_that_are_told_put_the_pulse_off() -> None:
+    busy = agent()
+    busy.observe(snapshot(state(health="ok")), START, 0)
+    busy.observe(snapshot(state(health="degraded")), after(3), 3)
+    assert busy.seconds_to_pulse(4) == 3
+
+
+def test_a_device_of_which_no_backend_has_a_reading_any_more_is_left_out_of_a_report_at_once() -> None:
+    watching = agent()
+    both, one = snapshot(state("a"), state("b")), merge([Sampled((facts("a"), facts("b")), (state("a"),))])
+    watching.observe(both, START, 0)
+    said = {second: updates(watching.observe(one, after(second), second)) for second in (2, 4, 6, 8)}
+    (report,) = said.pop(4)
+    assert report.heartbeat
+    assert [told.device_id for told in report.states] == ["a"]
+    assert not any(said.values())
+    (back,) = updates(watching.observe(both, after(10), 10))
+    assert [told.device_id for told in back.states] == ["b"]
+
+
+def test_a_clock_that_is_set_stops_no_report_and_brings_one_at_once() -> None:
     steady = agent()
     steady.observe(snapshot(state()), START, 0)
-    (said,) = messages(steady.observe(snapshot(state()), after(-3600), 10))
-    assert isinstance(said, DeviceGPUStateUpdated)
+    for second, wall in ((2, 2 - 3600), (4, 86400.0), (6, 6)):
+        (said,) = updates(steady.observe(snapshot(state()), after(wall), second))
+        assert said.heartbeat
+    assert steady.observe(snapshot(state()), after(8), 8) == ()
+
+
+def test_a_host_that_slept_tells_what_is_now_and_nothing_of_before() -> None:
+    asleep = agent()
+    asleep.observe(snapshot(state(compute_utilization_percent=100)), START, 0)
+    # The uptime clock stands still in sleep.
+    (said,) = updates(asleep.observe(snapshot(state(compute_utilization_percent=0)), after(8 * 3600), 2))
     assert said.heartbeat
+    assert said.states[0].compute_utilization_percent == 0
 
 
 def test_a_fact_that_changes_is_announced_again() -> None:
@@ -179,3 +254,25 @@ def test_a_fault_is_told_once_with_its_own_time() -> None:
         )
     ]
     assert messages(node.observe(snapshot(state("a")), after(4), 4)) == []
+
+
+def test_nonsense_of_a_driver_is_unknown_on_the_bus_and_the_devices_other_readings_are_told() -> None:
+    raw = {
+        "thermal_temperature_c": 4000.0,
+        "power_watts": float("nan"),
+        "memory_used_bytes": 5,
+        "memory_total_bytes": 3,
+        "compute_utilization_percent": 7.0,
+    }
+    sampled = Sampled((facts("a"),), (credible_sample(DeviceId("a"), NODE, START, raw),))
+    (update,) = updates(agent().observe(merge([sampled]), START, 0))
+    (told,) = update.states
+    expected = state(
+        "a",
+        memory_total_bytes=3,
+        compute_utilization_percent=7.0,
+        utilization_mean_percent=7.0,
+        utilization_peak_percent=7.0,
+    )
+    assert told == expected
+    assert b"NaN" not in encode(update)

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from itertools import count
 
 import pytest
-from shardbus_agents.agent import Agent, Identity, Pace
+from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.backends.simulated import SimulatedBackend
 from shardbus_agents.node import Node
+from shardbus_agents.readings import Pace
 from shardbus_agents.sampler import PromptSampler
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.streams import TELEMETRY

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from shardbus_agents.readings import Pace
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
@@ -87,6 +88,38 @@ def test_a_device_that_did_not_change_stays_fresh_with_its_node() -> None:
     history.add(heard("g1", "g2", heartbeat=True), seconds=1)
     history.add(heard("g1"), seconds=30)
     assert device_of(history, 35, 1).status == "ok"
+
+
+def test_a_node_that_only_gives_pulses_is_alive_with_the_readings_it_gave_last() -> None:
+    history = History()
+    history.add(JOINED, registered())
+    history.add(heard("g1", heartbeat=True, compute_utilization_percent=7), seconds=1)
+    for seconds in range(4, 60, 4):
+        history.add(heard(), seconds=seconds)
+    device = device_of(history, 60)
+    assert (device.status, device.compute_utilization_percent) == ("ok", 7)
+    assert device_of(history, 56 + 31).status == "stale"
+
+
+def test_a_device_left_out_of_a_rare_report_is_stale_at_once_and_pulses_do_not_revive_it() -> None:
+    history = History()
+    history.add(JOINED, registered("g1"), registered("g2"))
+    history.add(heard("g1", "g2", heartbeat=True), seconds=1)
+    history.add(heard(), seconds=55)
+    assert device_of(history, 58, 1).status == "ok"
+    history.add(heard("g1", heartbeat=True), seconds=61)
+    history.add(heard(), seconds=65)
+    assert [device_of(history, 65, index).status for index in (0, 1)] == ["ok", "stale"]
+    history.add(heard("g2"), seconds=66)
+    assert device_of(history, 66, 1).status == "ok"
+
+
+def test_with_the_agents_own_heartbeat_a_dead_one_is_noticed_within_15_seconds() -> None:
+    history = History()
+    history.add(JOINED.model_copy(update={"heartbeat_seconds": Pace().heartbeat_seconds}), registered())
+    history.add(heard("g1", heartbeat=True), seconds=1)
+    history.add(heard(), seconds=5)
+    assert [device_of(history, 5 + silent).status for silent in (0, 11.9, 15)] == ["ok", "ok", "stale"]
 
 
 def test_old_readings_of_an_agent_that_came_back_are_stale() -> None:
