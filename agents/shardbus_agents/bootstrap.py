@@ -1,5 +1,6 @@
 """Which backends and nodes there are: the one module that names them. Nothing is opened here yet."""
 
+import logging
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -10,24 +11,34 @@ from typing import Final
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.uuid7 import uuid7
 from shardbus_infra.files.fleet_file import read_fleet
+from shardbus_infra.files.scenario_file import read_scenario
+from shardbus_schemas.fleet import Fleet, FleetNode
 from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.scenario import Scenario
 
 from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
-from shardbus_agents.backends.simulated import SimulatedBackend
-from shardbus_agents.links import links_from
+from shardbus_agents.backends.simulated import Script, SimulatedBackend
+from shardbus_agents.cast import Cast
+from shardbus_agents.links import count_links_from, links_from
 from shardbus_agents.node import Node
 from shardbus_agents.sampler import PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
+from shardbus_agents.simulation import Playable, PlayedLinks, PlayedNode, SimulationClock
+from shardbus_agents.timeline import Life
+
+_log = logging.getLogger(__name__)
 
 BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "psutil", "mlx")
 """What an earlier one says of a device, a later one does not change: a driver knows its load, MLX only what it is."""
 
 
-def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node, ...]:
+def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node, ...] | tuple[PlayedNode, ...]:
     """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
     if settings.simulate is not None:
         return _simulated_nodes(bus, settings, settings.simulate, now)
+    if settings.simulate_scenario is not None:
+        _log.warning("simulate_scenario is set, but no fleet is played: there is nobody to play it")
     identity = Identity(
         node_id=settings.node_id,
         boot_id=_new_boot(),
@@ -85,26 +96,66 @@ _OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
 }
 
 
-def _simulated_nodes(bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]) -> tuple[Node, ...]:
+def _simulated_nodes(
+    bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]
+) -> tuple[PlayedNode, ...]:
     fleet = read_fleet(path)
-    return tuple(
-        _node(
-            Identity(
+    scenario = Scenario() if settings.simulate_scenario is None else read_scenario(settings.simulate_scenario, fleet)
+    return played_nodes(
+        fleet,
+        scenario,
+        settings,
+        lambda identity, backend: _node(identity, (PromptSampler(backend),), bus, settings, now),
+        now=now,
+    )
+
+
+def played_nodes(
+    fleet: Fleet,
+    scenario: Scenario,
+    settings: AgentSettings,
+    begin: Callable[[Identity, Backend], Playable],
+    *,
+    now: Callable[[], datetime],
+) -> tuple[PlayedNode, ...]:
+    """Return every node of ``fleet``; ``begin`` makes an agent of one for each of its lives."""
+    cast = Cast(scenario, fleet)
+    interval = settings.sample_interval_seconds
+    clock = SimulationClock(time_scale=scenario.time_scale, interval_seconds=interval, nodes=len(fleet.nodes))
+
+    def played(place: int, node: FleetNode) -> PlayedNode:
+        def live(life: Life) -> Playable:
+            script = Script(
+                steps=cast.devices.get(node.node_id, {}),
+                clock=clock.ticks(life, place) if scenario.steps else None,
+                began=life.start,
+                time_scale=scenario.time_scale,
+                patience_seconds=settings.driver_patience_seconds,
+            )
+            identity = Identity(
                 node_id=node.node_id,
                 boot_id=_new_boot(),
+                hostname=node.node_id,
                 agent_version=_version(),
                 operating_system="simulated",
                 labels=tuple(node.labels.items()),
                 device_link=node.device_link,
-                links=links_from(fleet, node.node_id),
-            ),
-            (PromptSampler(SimulatedBackend(node, seed=settings.simulate_seed)),),
-            bus,
-            settings,
-            now,
+            )
+            return begin(identity, SimulatedBackend(node, seed=settings.simulate_seed, script=script))
+
+        count = count_links_from(fleet, node.node_id)
+        links = PlayedLinks(
+            lambda: links_from(fleet, node.node_id),
+            count,
+            cast.links.get(node.node_id, {}),
+            clock=clock,
+            interval_seconds=settings.link_interval_seconds,
+            now=now,
         )
-        for node in fleet.nodes
-    )
+        steps = cast.nodes.get(node.node_id, ())
+        return PlayedNode(place, live, steps=steps, links=links if count else None, clock=clock)
+
+    return tuple(played(place, node) for place, node in enumerate(fleet.nodes))
 
 
 def _node(

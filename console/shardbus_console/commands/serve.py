@@ -10,7 +10,7 @@ import typer
 from shardbus_infra.settings import CommonSettings, hide_passwords
 
 from shardbus_console.connection import announce, settings_for
-from shardbus_console.exits import needs
+from shardbus_console.exits import CommandError, needs
 from shardbus_console.options import NatsUrl, PostgresUrl
 from shardbus_console.output import say
 
@@ -29,9 +29,24 @@ def _readable_fleet(file: Path | None) -> Path | None:
     return file
 
 
+def _check_scenario(fleet: Path | None, scenario: Path | None) -> None:
+    """Read the scenario once before anything starts; raises FileError, and CommandError without a fleet."""
+    if scenario is None:
+        return
+    if fleet is None:
+        raise CommandError(f"{scenario}: a scenario needs a fleet that is played; name its file with --simulate")
+    from shardbus_infra.files.fleet_file import read_fleet
+    from shardbus_infra.files.scenario_file import read_scenario
+
+    read_scenario(scenario, read_fleet(fleet))
+
+
 FleetFile = Annotated[
     Path | None,
     typer.Option("--simulate", metavar="FILE", callback=_readable_fleet, help="Play the fleet of this file."),
+]
+Scenario = Annotated[
+    Path | None, typer.Option("--scenario", metavar="FILE", help="What happens to the fleet that is played.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
 DataFolder = Annotated[
@@ -45,14 +60,29 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = None, nats_url: NatsUrl = None) -> None:
+def agent(
+    *,
+    node_id: NodeName = None,
+    simulate: FleetFile = None,
+    scenario: Scenario = None,
+    seed: Seed = None,
+    nats_url: NatsUrl = None,
+) -> None:
     """Report this node's devices until interrupted.
 
-    With --simulate the fleet of a file is played instead.
+    With --simulate the fleet of a file is played instead, with --scenario what happens to it.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
-    settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
+    settings = settings_for(
+        AgentSettings,
+        node_id=node_id,
+        simulate=simulate,
+        simulate_scenario=scenario,
+        simulate_seed=seed,
+        nats_url=nats_url,
+    )
+    _check_scenario(settings.simulate, settings.simulate_scenario)
     from shardbus_console.running import agent_part
 
     _serve({"agent": agent_part(settings)}, settings)
@@ -89,6 +119,7 @@ def up(
     data_dir: DataFolder = None,
     node_id: NodeName = None,
     simulate: FleetFile = None,
+    scenario: Scenario = None,
     seed: Seed = None,
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.", min=0, max=65535)] = 4222,
     postgres_port: Annotated[int, typer.Option(help="Port of the embedded Postgres.", min=0, max=65535)] = 5433,
@@ -99,15 +130,16 @@ def up(
 
     That is NATS, Postgres, this node's agent, the projector and the placer. Servers that are given by URL are
     used; the others are embedded, bind to loopback and keep their data. With --simulate the fleet of a file is
-    played beside this node.
+    played beside this node, with --scenario what happens to it.
     """
+    _check_scenario(simulate, scenario)
     common = CommonSettings(**_given(data_dir=data_dir, nats_url=nats_url, postgres_url=postgres_url))
     with contextlib.ExitStack() as stack:
         say("starting the servers…")
         urls = start_servers(common, stack, nats_port=nats_port, postgres_port=postgres_port)
         file = announce(common.data_dir, urls)
         stack.callback(file.unlink, missing_ok=True)
-        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed)
+        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed, scenario)
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
         say(f"data      {common.data_dir}")
@@ -135,7 +167,9 @@ def start_servers(
     return {"nats_url": servers.nats_url, "postgres_url": servers.postgres_url}
 
 
-def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None) -> "dict[str, Part]":
+def all_parts(
+    flags: Mapping[str, Any], simulate: Path | None, seed: int | None, scenario: Path | None = None
+) -> "dict[str, Part]":
     """Return every process, with settings from ``flags``; with ``simulate`` a second agent plays that fleet."""
     with needs("all"):
         from shardbus_agents.settings import AgentSettings
@@ -150,7 +184,7 @@ def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None)
         "agent": agent_part(AgentSettings(**flags)),
     }
     if simulate is not None:
-        play = AgentSettings(**shared, simulate=simulate, **_given(simulate_seed=seed))
+        play = AgentSettings(**shared, simulate=simulate, **_given(simulate_seed=seed, simulate_scenario=scenario))
         parts["simulated-agent"] = agent_part(play)
     return parts
 
