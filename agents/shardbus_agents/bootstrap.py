@@ -24,7 +24,7 @@ from shardbus_agents.links import count_links_from, links_from
 from shardbus_agents.node import Node
 from shardbus_agents.sampler import PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
-from shardbus_agents.simulation import Playable, PlayedLinks, PlayedNode, SimulationClock
+from shardbus_agents.simulation import Narrator, Playable, PlayedLinks, PlayedNode, SimulationClock
 from shardbus_agents.timeline import Life
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,10 @@ _log = logging.getLogger(__name__)
 BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "psutil", "mlx")
 """What an earlier one says of a device, a later one does not change: a driver knows its load, MLX only what it is."""
 
+_MANY_LINKS: Final = 20_000
 
-def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node, ...] | tuple[PlayedNode, ...]:
+
+def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node | PlayedNode | Narrator, ...]:
     """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
     if settings.simulate is not None:
         return _simulated_nodes(bus, settings, settings.simulate, now)
@@ -98,9 +100,13 @@ _OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
 
 def _simulated_nodes(
     bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]
-) -> tuple[PlayedNode, ...]:
+) -> tuple[PlayedNode | Narrator, ...]:
     fleet = read_fleet(path)
     scenario = Scenario() if settings.simulate_scenario is None else read_scenario(settings.simulate_scenario, fleet)
+    devices, links = sum(1 for _ in fleet.devices()), sum(count_links_from(fleet, node.node_id) for node in fleet.nodes)
+    _log.info("playing %d nodes with %d devices and %d links of %s", len(fleet.nodes), devices, links, path)
+    if links > _MANY_LINKS:
+        _log.warning("%d links are told every %g s: leave out default_link", links, settings.link_interval_seconds)
     return played_nodes(
         fleet,
         scenario,
@@ -117,8 +123,11 @@ def played_nodes(
     begin: Callable[[Identity, Backend], Playable],
     *,
     now: Callable[[], datetime],
-) -> tuple[PlayedNode, ...]:
-    """Return every node of ``fleet``; ``begin`` makes an agent of one for each of its lives."""
+) -> tuple[PlayedNode | Narrator, ...]:
+    """Return every node of ``fleet``, and who narrates ``scenario``.
+
+    ``begin`` makes an agent of a node for each of its lives.
+    """
     cast = Cast(scenario, fleet)
     interval = settings.sample_interval_seconds
     clock = SimulationClock(time_scale=scenario.time_scale, interval_seconds=interval, nodes=len(fleet.nodes))
@@ -155,7 +164,8 @@ def played_nodes(
         steps = cast.nodes.get(node.node_id, ())
         return PlayedNode(place, live, steps=steps, links=links if count else None, clock=clock)
 
-    return tuple(played(place, node) for place, node in enumerate(fleet.nodes))
+    narrator = [Narrator(scenario.timed_steps(), clock)] if scenario.steps else []
+    return (*(played(place, node) for place, node in enumerate(fleet.nodes)), *narrator)
 
 
 def _node(

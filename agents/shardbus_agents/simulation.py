@@ -6,18 +6,21 @@ spread evenly over the interval. The scenario begins when the last of them is th
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Protocol
 
 from shardbus_schemas.events import Event, GPUBandwidthMeasured
 from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import NodeId
-from shardbus_schemas.scenario import LinkStep, NodeStep
+from shardbus_schemas.scenario import AnyStep, LinkStep, NodeStep
 
-from shardbus_agents.timeline import Life, link_at, lives, next_change
+from shardbus_agents.timeline import Life, beginnings, link_at, lives, next_change, next_start
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_SPREAD_PER_NODE_SECONDS: Final = 0.01
 """So that a fleet of ten is there at once, and one of a thousand within one interval."""
@@ -205,6 +208,33 @@ class PlayedNode:
         finally:
             await _end(stopping)
             await _end(running)
+
+
+class Narrator:
+    """Says in the log what happens, as it happens: for whoever watches a scenario."""
+
+    def __init__(self, steps: Sequence[AnyStep], clock: SimulationClock) -> None:
+        self._steps = steps
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Narrate until ``stop`` is set or nothing happens any more."""
+        t = -1.0
+        while not stop.is_set():
+            coming = [start for step in self._steps if (start := next_start(step, t)) is not None]
+            if not coming:
+                return
+            before, t = t, min(coming)
+            await _pause(self._clock.seconds_until(t), stop)
+            if not stop.is_set():
+                for occurrence in beginnings(self._steps, before, t):
+                    _log.info("scenario at %s: %s", timedelta(seconds=round(t)), _words(occurrence.step))
+
+
+def _words(step: AnyStep) -> str:
+    where = "" if isinstance(step, LinkStep) or not step.where else f" where {step.where}"
+    lasts = "" if math.isinf(step.lasts_seconds) or not step.lasts_seconds else f" for {step.lasts_seconds:g} s"
+    return f"{step.do} {', '.join(step.on)}{where}{lasts}"
 
 
 async def _end(task: "asyncio.Task[Any]") -> None:

@@ -2,11 +2,17 @@
 
 import hashlib
 import math
+from uuid import UUID
 
 
 def draw(name: str) -> float:
     """Return the number in 0..1 that is this name's for ever."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+
+
+def draw_uuid(name: str) -> UUID:
+    """Return the uuid that is this name's for ever."""
+    return UUID(bytes=hashlib.blake2b(name.encode(), digest_size=16).digest(), version=4)
 
 
 class Wander:

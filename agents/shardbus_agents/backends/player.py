@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 from shardbus_schemas.device_table import complete
 from shardbus_schemas.devices import DeviceFacts
@@ -26,7 +25,7 @@ from shardbus_schemas.scenario import (
 from shardbus_schemas.telemetry import DeviceGPUState, Health, ThrottleReason
 
 from shardbus_agents.backends.battery import Battery
-from shardbus_agents.backends.noise import Wander, draw
+from shardbus_agents.backends.noise import Wander, draw, draw_uuid
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, Reading
 from shardbus_agents.backends.table import facts_of
 from shardbus_agents.timeline import Occurrence, active, beginnings, progress, started, weight
@@ -304,7 +303,10 @@ def _facts(node: FleetNode, device: FleetDevice) -> DeviceFacts:
     cards = [each.device_id for each in node.devices if complete(each).backend == "cuda"]
     if device.device_id in cards:
         index = cards.index(device.device_id)
-        number = int(draw(f"{node.node_id}\0{device.device_id}\0uuid") * 2**64) << 64 | index
-        names = {"uuid": f"GPU-{UUID(int=number)}", "label": f"cuda:{index}", "pci_address": f"0000:{index + 1:02x}:00.0"}
+        names = {
+            "uuid": f"GPU-{draw_uuid(f'{node.node_id}\0{device.device_id}')}",
+            "label": f"cuda:{index}",
+            "pci_address": f"0000:{index + 1:02x}:00.0",
+        }
         given |= {name: value for name, value in names.items() if name not in device.model_fields_set}
     return facts_of(device).model_copy(update=given)
