@@ -13,7 +13,7 @@ from shardbus_infra.bus.uuid7 import uuid7
 from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_infra.files.scenario_file import read_scenario
 from shardbus_schemas.fleet import Fleet, FleetNode
-from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.ids import BootId, DeviceId, NodeId
 from shardbus_schemas.scenario import Scenario
 
 from shardbus_agents.agent import Agent, Identity
@@ -35,7 +35,9 @@ BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "psutil", "mlx")
 _MANY_LINKS: Final = 20_000
 
 
-def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node | PlayedNode | Narrator, ...]:
+def nodes(
+    bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]
+) -> tuple[Node | PlayedNode | Narrator, ...]:
     """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
     if settings.simulate is not None:
         return _simulated_nodes(bus, settings, settings.simulate, now)
@@ -133,6 +135,8 @@ def played_nodes(
     clock = SimulationClock(time_scale=scenario.time_scale, interval_seconds=interval, nodes=len(fleet.nodes))
 
     def played(place: int, node: FleetNode) -> PlayedNode:
+        seen: set[DeviceId] = set()
+
         def live(life: Life) -> Playable:
             script = Script(
                 steps=cast.devices.get(node.node_id, {}),
@@ -140,6 +144,7 @@ def played_nodes(
                 began=life.start,
                 time_scale=scenario.time_scale,
                 patience_seconds=settings.driver_patience_seconds,
+                seen=seen,
             )
             identity = Identity(
                 node_id=node.node_id,

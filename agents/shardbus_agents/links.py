@@ -16,8 +16,7 @@ def links_from(fleet: Fleet, node_id: NodeId) -> Iterator[FleetLink]:
     for node in fleet.nodes:
         if node.node_id not in reached:
             yield FleetLink(
-                from_node=node_id,
-                to_node=node.node_id,
+                **{"from": node_id, "to": node.node_id},
                 bandwidth_bytes_per_second=fleet.default_link.bandwidth_bytes_per_second,
                 latency_seconds=fleet.default_link.latency_seconds,
             )

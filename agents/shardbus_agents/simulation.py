@@ -138,13 +138,15 @@ class PlayedLinks:
 
     def _measured(self, link: FleetLink, t: float) -> GPUBandwidthMeasured:
         bandwidth, latency = self._figures(link, t)
-        return GPUBandwidthMeasured(
-            from_node=link.from_node,
-            to_node=link.to_node,
-            bandwidth_bytes_per_second=bandwidth,
-            latency_seconds=latency,
-            method="simulated",
-            measured_at=self._now(),
+        return GPUBandwidthMeasured.model_validate(
+            {
+                "from": link.from_node,
+                "to": link.to_node,
+                "bandwidth_bytes_per_second": bandwidth,
+                "latency_seconds": latency,
+                "method": "simulated",
+                "measured_at": self._now(),
+            }
         )
 
     def _figures(self, link: FleetLink, t: float) -> tuple[float, float]:

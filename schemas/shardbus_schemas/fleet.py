@@ -1,7 +1,7 @@
 """The fleet at one moment: what a fleet file declares, ``shardbus state --json`` prints, and the planner reads."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 from typing_extensions import override
@@ -118,9 +118,10 @@ class DeclaredNode(FleetNode):
 
     def nodes(self) -> Iterator[FleetNode]:
         """Yield the nodes that this stands for; they share their devices."""
-        said = {name: getattr(self, name) for name in self.model_fields_set if name not in {"node_id", "count"}}
+        own = self.model_fields_set - {"node_id", "count"}
+        said: dict[str, Any] = {name: getattr(self, name) for name in own}
         for node_id in self.names():
-            yield FleetNode.model_construct(node_id=node_id, **said)
+            yield FleetNode.model_construct(None, node_id=node_id, **said)
 
     @model_validator(mode="after")
     def _many_have_no_uuid_and_names_of_nodes(self) -> Self:
@@ -139,6 +140,7 @@ class FleetFile(Fleet):
 
     def fleet(self) -> Fleet:
         """Return the fleet with each node by its own name."""
-        said = {name: getattr(self, name) for name in self.model_fields_set}
-        nodes = tuple(node for declared in self.nodes for node in declared.nodes())
-        return Fleet.model_construct(**{**said, "nodes": nodes})
+        # Not validated anew: what was true of the kinds is true of their nodes.
+        said: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        said["nodes"] = tuple(node for declared in self.nodes for node in declared.nodes())
+        return Fleet.model_construct(None, **said)

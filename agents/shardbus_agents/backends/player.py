@@ -135,7 +135,9 @@ class Player:
         ``scale`` is how many seconds of the scenario one second is, ``patience`` after how many seconds a driver
         counts as hanging.
         """
-        faults = [self._fault(fault, at - timedelta(seconds=(t - fault.start) / scale)) for fault in self._told(since, t)]
+        faults = [
+            self._fault(fault, at - timedelta(seconds=(t - fault.start) / scale)) for fault in self._told(since, t)
+        ]
         lost = active(self._losses, t)
         if lost:
             return *faults, DeviceProblem(self._device.device_id, lost[-1].step.reason)
@@ -230,10 +232,10 @@ class Player:
     def _reasons(self, t: float, load: float, *, throttling: bool | None) -> tuple[ThrottleReason, ...] | None:
         if self._first_reasons is None or (t <= 0 and not active(self._throttles, t)):
             return self._first_reasons
-        found: list[ThrottleReason] = ["power_cap"] if load >= _CAPPED_LOAD else []
+        found: list[ThrottleReason] = ["power_cap"] if load >= _CAPPED_LOAD else list[ThrottleReason]()
         hot = bool(throttling)
         for throttle in active(self._throttles, t):
-            found += [reason for reason in throttle.step.reasons if hot or reason not in _THERMAL]
+            found.extend(reason for reason in throttle.step.reasons if hot or reason not in _THERMAL)
         if hot and not any(reason in _THERMAL for reason in found):
             found.append("software_thermal")
         return tuple(dict.fromkeys(found))
@@ -303,8 +305,9 @@ def _facts(node: FleetNode, device: FleetDevice) -> DeviceFacts:
     cards = [each.device_id for each in node.devices if complete(each).backend == "cuda"]
     if device.device_id in cards:
         index = cards.index(device.device_id)
+        uuid = draw_uuid(f"{node.node_id}\0{device.device_id}")
         names = {
-            "uuid": f"GPU-{draw_uuid(f'{node.node_id}\0{device.device_id}')}",
+            "uuid": f"GPU-{uuid}",
             "label": f"cuda:{index}",
             "pci_address": f"0000:{index + 1:02x}:00.0",
         }

@@ -33,6 +33,8 @@ class Script:
     time_scale: float = 1.0
     patience_seconds: float = 4.0
     """After which a driver counts as hanging."""
+    seen: set[DeviceId] = field(default_factory=set[DeviceId])
+    """The devices that were there once, in any life: nobody can miss others."""
 
 
 class SimulatedBackend:
@@ -46,12 +48,15 @@ class SimulatedBackend:
             Player(seed, node, device, self._script.steps.get(device.device_id, ()), began=self._script.began)
             for device in node.devices
         )
-        self._facts = tuple(player.facts for player in self._players)
+        self._known = tuple(player.facts for player in self._players)
         self._ticks = 0
-        self._asked = self._script.began if self._script.began else _BEFORE_ALL
+        self._asked = self._script.began or _BEFORE_ALL
 
     def sample(self, at: datetime) -> tuple[Reading, ...]:
-        """Return what the drivers say now, or at the next tick; the first is time 0."""
+        """Return what the drivers say now, or at the next tick; the first is time 0.
+
+        A device that is lost from the beginning is left out until it comes.
+        """
         script = self._script
         if script.clock is None:
             t, self._ticks = self._ticks * TICK_SECONDS, self._ticks + 1
@@ -59,11 +64,15 @@ class SimulatedBackend:
             t = script.clock()
         since, self._asked = self._asked, t
         scale, patience = script.time_scale, script.patience_seconds
-        return tuple(
+        found = [
             reading
             for player in self._players
             for reading in player.readings(since, t, at, scale=scale, patience=patience)
-        )
+        ]
+        script.seen.update(reading.device_id for reading in found if isinstance(reading, DeviceGPUState))
+        if len(self._known) != len(script.seen):
+            self._known = tuple(player.facts for player in self._players if player.facts.device_id in script.seen)
+        return tuple(reading for reading in found if reading.device_id in script.seen)
 
     def sample_tick(self, tick: int, at: datetime) -> tuple[DeviceGPUState, ...]:
         """Return the readings of any tick, as if every driver answered."""
@@ -71,7 +80,7 @@ class SimulatedBackend:
 
     def devices(self) -> tuple[DeviceFacts, ...]:
         """Return what each device is, completed from the device table."""
-        return self._facts
+        return self._known
 
     def close(self) -> None:
         """Nothing is held."""
