@@ -5,7 +5,7 @@ over before it begins again.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -32,19 +32,23 @@ class Occurrence(Generic[StepT]):
         return self.start <= t < self.end
 
 
-def started(steps: Iterable[StepT], t: float) -> list[Occurrence[StepT]]:
+def started(steps: Sequence[StepT], t: float) -> list[Occurrence[StepT]]:
     """Return the latest beginning, at ``t`` or before, of each of ``steps``, in the order in which they act."""
+    if not steps:  # nearly always, and asked of thousands of devices
+        return []
     found = [Occurrence(step, step.at + _count(step, t) * (step.repeat_every or 0)) for step in steps if step.at <= t]
     found.sort(key=lambda occurrence: occurrence.start)  # stable: of equals the later in the file comes later
     return found
 
 
-def active(steps: Iterable[StepT], t: float) -> list[Occurrence[StepT]]:
+def active(steps: Sequence[StepT], t: float) -> list[Occurrence[StepT]]:
     """Return those that act at ``t``, in the order in which they act."""
+    if not steps:
+        return []
     return [occurrence for occurrence in started(steps, t) if occurrence.is_active(t)]
 
 
-def beginnings(steps: Iterable[StepT], after: float, until: float) -> list[Occurrence[StepT]]:
+def beginnings(steps: Sequence[StepT], after: float, until: float) -> list[Occurrence[StepT]]:
     """Return what begins after ``after`` and not after ``until``, in order."""
     found: list[Occurrence[StepT]] = []
     for step in steps:
@@ -63,9 +67,8 @@ def next_start(step: AnyStep, t: float) -> float | None:
     return None if step.repeat_every is None else step.at + (_count(step, t) + 1) * step.repeat_every
 
 
-def next_change(steps: Iterable[AnyStep], t: float) -> float:
+def next_change(steps: Sequence[AnyStep], t: float) -> float:
     """Return when a step begins or ends next after ``t``, infinity where none does."""
-    steps = tuple(steps)
     starts = [start for step in steps if (start := next_start(step, t)) is not None]
     ends = [occurrence.end for occurrence in started(steps, t) if occurrence.end > t]
     return min((*starts, *ends), default=math.inf)
@@ -109,7 +112,7 @@ def lives(steps: Sequence[NodeStep]) -> Iterator[Life]:
         here = max(here, away.end)
 
 
-def link_at(base: LinkFigures, steps: Iterable[LinkStep], t: float) -> LinkFigures:
+def link_at(base: LinkFigures, steps: Sequence[LinkStep], t: float) -> LinkFigures:
     """Return what a link carries at ``t``: what the file says, changed by each step in turn."""
     bandwidth, latency = base.bandwidth_bytes_per_second, base.latency_seconds
     for occurrence in active(steps, t):

@@ -41,8 +41,8 @@ _MEMORY_SWING: Final = 0.02
 """Of the total: what comes and goes besides the models placed."""
 _HEAT_PER_POINT: Final = 0.4
 """Degrees Celsius that one more point of sustained load adds: an air-cooled card runs some 40 degrees over idle."""
-_HEAT_LAGS_SECONDS: Final = (0.0, 10.0, 20.0, 30.0)
-"""The heat sink remembers: the temperature follows the mean load of these many seconds ago."""
+_HEAT_LAGS_SECONDS: Final = (10.0, 20.0, 30.0)
+"""The heat sink remembers: the temperature follows the mean load of now and these many seconds ago."""
 _THROTTLE_C: Final = 87.0
 """Where a device slows down for which the file says nothing."""
 _THROTTLE_HYSTERESIS_C: Final = 3.0
@@ -109,7 +109,7 @@ class Player:
         """Return the readings ``t`` seconds after the beginning, stamped ``at``."""
         device = self._device
         load = self._load(t)
-        temperature = self._temperature(t)
+        temperature = self._temperature(t, load)
         throttling = self._is_throttling(t, temperature)
         battery = (device.battery_percent, device.is_plugged_in) if self._battery is None else self._battery.at(t)
         return DeviceGPUState(
@@ -186,7 +186,7 @@ class Player:
         if used is None or total is None:
             return used
         moved = used if t <= 0 else used + total * _MEMORY_SWING * self._memory_wander.at(t / TICK_SECONDS)
-        for load in started(self._loads, t) if self._loads else ():
+        for load in started(self._loads, t):
             if load.step.memory_percent is not None:
                 moved = _loaded(moved / total * 100, load.step.memory_percent, load, t) * total / 100
         return min(total, max(0, round(moved)))
@@ -197,22 +197,22 @@ class Player:
             return first
         wander = self._load_wander.at(t / TICK_SECONDS) if t > 0 else 0.0
         moved = first + _LOAD_SWING_POINTS * wander
-        for load in started(self._loads, t) if self._loads else ():
+        for load in started(self._loads, t):
             if load.step.utilization_percent is not None:
                 steady = _BUSY_SWING_POINTS * wander * weight(load, t)
                 moved = _loaded(moved, load.step.utilization_percent, load, t) + steady
         return min(100.0, max(0.0, round(moved, 1)))
 
-    def _temperature(self, t: float) -> float | None:
+    def _temperature(self, t: float, load: float) -> float | None:
         first = self._first_temperature
         if first is None:
             return None
         heat = 0
         if t > 0:
-            sustained = sum(self._load(t - lag) for lag in _HEAT_LAGS_SECONDS) / len(_HEAT_LAGS_SECONDS)
+            sustained = (load + sum(self._load(t - lag) for lag in _HEAT_LAGS_SECONDS)) / (1 + len(_HEAT_LAGS_SECONDS))
             heat = round(_HEAT_PER_POINT * (sustained - (self._first_load or 0.0)))
         moved = first + heat
-        for throttle in started(self._throttles, t) if self._throttles else ():
+        for throttle in started(self._throttles, t):
             if throttle.step.is_thermal:
                 hottest = throttle.step.temperature_c
                 hottest = self._throttle_c + _THROTTLE_HYSTERESIS_C if hottest is None else hottest
@@ -255,6 +255,8 @@ class Player:
     def _health(self, t: float) -> Health | None:
         if not self._has_health:
             return None
+        if not self._faults:
+            return self._device.health or "ok"
         told = [fault for fault in started(self._faults, t) if fault.step.is_critical and fault.start >= self._began]
         reset = max((loss.end for loss in started(self._losses, t) if loss.end <= t), default=-math.inf)
         if any(fault.start >= reset for fault in told):
