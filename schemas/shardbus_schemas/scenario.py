@@ -87,7 +87,7 @@ class _Step(FrozenModel):
             return "repeats, and so must end: say `for` how long it lasts"
         whole = self.lasts_seconds + self.fades_seconds
         if whole > self.repeat_every:
-            return f"lasts {whole:g} s until nothing is left of it, which is more than its {self.repeat_every:g} s to repeat"
+            return f"lasts {whole:g} s until nothing is left of it, but begins again after {self.repeat_every:g} s"
         return None
 
 

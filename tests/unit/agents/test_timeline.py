@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from shardbus_agents.timeline import Life, active, beginnings, link_at, lives, next_change, next_start, started, weight
@@ -37,10 +38,7 @@ def test_what_began_last_acts_last_and_of_two_the_later_in_the_file() -> None:
 def test_moments_are_found_between_two_looks_once_each() -> None:
     fault = step(10, "fault", code=31, repeat_every=7)
     looks = [-1, 0, 9.5, 10, 11, 40, 40.5]
-    found = [
-        [occurrence.start for occurrence in beginnings([fault], before, now)]
-        for before, now in zip(looks, looks[1:], strict=False)
-    ]
+    found = [[occurrence.start for occurrence in beginnings([fault], before, now)] for before, now in pairwise(looks)]
     assert found == [[], [], [10], [], [17, 24, 31, 38], []]
 
 
