@@ -17,7 +17,6 @@ from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.events import (
     DeviceFaulted,
-    DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
     GPUBandwidthMeasured,
@@ -154,45 +153,3 @@ def test_what_happens_in_a_scenario_is_on_the_bus_and_in_the_fold(nats_url: str,
         "office/cuda:0": "lost",
     }
 
-
-def test_two_plays_of_one_scenario_tell_the_same_readings(nats_url: str, tmp_path: Path) -> None:
-    fleet, scenario = tmp_path / "fleet.json", tmp_path / "scenario.json"
-    fleet.write_text(json.dumps(FLEET_FILE))
-    steps = [{"at": 5, "do": "load", "over": 20, "utilization_percent": 90}]
-    scenario.write_text(json.dumps({"time_scale": 20, "steps": steps}))
-    settings = AgentSettings(
-        simulate=fleet,
-        simulate_scenario=scenario,
-        simulate_seed=7,
-        sample_interval_seconds=0.1,
-        heartbeat_seconds=0.05,  # every tick is told
-    )
-
-    async def readings(bus: Bus) -> dict[int, Any]:
-        start, stop = (await bus.info(TELEMETRY)).last_sequence, asyncio.Event()
-        running = asyncio.create_task(process.run(bus, settings, stop))
-
-        async def updates() -> list[DeviceGPUStateUpdated]:
-            messages = [receive(stored).message for stored in (await whole_stream(bus, TELEMETRY))[start:]]
-            return [m for m in messages if isinstance(m, DeviceGPUStateUpdated) and m.node_id == "office" and m.states]
-
-        async def enough() -> bool:
-            return len(await updates()) >= 12
-
-        await until(enough)
-        stop.set()
-        await running
-        return {
-            message.tick: message.states[0].model_dump(exclude={"last_update"})
-            for message in await updates()
-            if message.tick is not None and message.tick < 8
-        }
-
-    async def both() -> tuple[dict[int, Any], dict[int, Any]]:
-        async with bus_with_streams(nats_url) as bus:
-            return await readings(bus), await readings(bus)
-
-    first, second = asyncio.run(both())
-    shared = first.keys() & second.keys()
-    assert len(shared) > 4
-    assert {tick: first[tick] for tick in shared} == {tick: second[tick] for tick in shared}
