@@ -108,7 +108,8 @@ def _simulated_nodes(
     devices, links = sum(1 for _ in fleet.devices()), sum(count_links_from(fleet, node.node_id) for node in fleet.nodes)
     _log.info("playing %d nodes with %d devices and %d links of %s", len(fleet.nodes), devices, links, path)
     if links > _MANY_LINKS:
-        _log.warning("%d links are told every %g s: leave out default_link", links, settings.link_interval_seconds)
+        rate = links / settings.link_interval_seconds
+        _log.warning("%d links are %.0f messages a second: leave default_link out of %s", links, rate, path)
     return played_nodes(
         fleet,
         scenario,

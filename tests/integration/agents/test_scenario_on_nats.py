@@ -152,4 +152,3 @@ def test_what_happens_in_a_scenario_is_on_the_bus_and_in_the_fold(nats_url: str,
         "den/cuda:0": "ok",
         "office/cuda:0": "lost",
     }
-

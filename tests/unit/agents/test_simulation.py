@@ -6,9 +6,9 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from shardbus_agents.agent import Identity
 from shardbus_agents.backends.protocol import Backend
 from shardbus_agents.bootstrap import played_nodes
-from shardbus_agents.agent import Identity
 from shardbus_agents.settings import AgentSettings
 from shardbus_agents.simulation import SimulationClock
 from shardbus_agents.timeline import Life
@@ -36,7 +36,7 @@ class Told:
         self.boots: list[str] = []
         self.links: list[GPUBandwidthMeasured] = []
 
-    def begin(self, identity: Identity, backend: Backend) -> "Fake":  # noqa: ARG002 - as an agent has it
+    def begin(self, identity: Identity, backend: Backend) -> "Fake":
         self.boots.append(identity.boot_id)
         return Fake(identity.node_id, self)
 
@@ -118,7 +118,7 @@ def test_a_default_link_joins_all_pairs_and_may_get_worse() -> None:
 
 def test_an_agent_that_fails_ends_the_play() -> None:
     class Broken(Fake):
-        async def run(self, stop: asyncio.Event) -> None:  # noqa: ARG002 - as an agent has it
+        async def run(self, stop: asyncio.Event) -> None:
             raise RuntimeError("broken")
 
     async def playing() -> None:
@@ -137,11 +137,9 @@ def on_a_clock_of_mine(work: Callable[[Callable[[float], None]], Any]) -> Any:
     """Run ``work`` on a loop whose time is what it says; it must not wait."""
 
     async def run() -> Any:
-        loop, now = asyncio.get_running_loop(), [loop_begins_at]
-        with mock.patch.object(loop, "time", lambda: now[0]):
-            return work(lambda seconds: now.__setitem__(0, loop_begins_at + seconds))
+        with mock.patch.object(asyncio.get_running_loop(), "time", return_value=1000.0) as clock:
+            return work(lambda seconds: setattr(clock, "return_value", 1000.0 + seconds))
 
-    loop_begins_at = 1000.0
     return asyncio.run(run())
 
 

@@ -67,7 +67,7 @@ def test_a_bad_scenario_is_said_before_anything_starts(command: str, tmp_path: P
     file.write_text("steps:\n- {at: 3m, do: lose, on: attik}\n")
     data = tmp_path / "data"
     done = shardbus_here(command, "--simulate", FLEET, "--scenario", file, SHARDBUS_DATA_DIR=str(data))
-    assert_a_persons_mistake(done, "scenario.yaml:2: steps[0].on: the fleet has no node 'attik' (did you mean 'attic'?)")
+    assert_a_persons_mistake(done, "scenario.yaml:2: steps[0].on: the fleet has no node 'attik'", "'attic'?")
     alone = shardbus_here(command, "--scenario", file, SHARDBUS_DATA_DIR=str(data))
     assert_a_persons_mistake(alone, "a scenario needs a fleet that is played", "--simulate")
     assert not data.exists()
