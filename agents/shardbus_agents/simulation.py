@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_SPREAD_PER_NODE_SECONDS: Final = 0.01
 """So that a fleet of ten is there at once, and one of a thousand within one interval."""
 _LINKS_AT_ONCE: Final = 50
+_LINKS_BIT_BY_BIT: Final = 10
 
 
 class Playable(Protocol):
@@ -103,10 +104,10 @@ class PlayedLinks:
         self._steps = steps
         self._every_step = tuple(dict.fromkeys(step for own in steps.values() for step in own))
         self._clock = clock
-        self._interval = interval_seconds
         self._now = now
         # Many links are told bit by bit, or a thousand nodes would say a million things at once.
-        self._pause = interval_seconds / math.ceil(count / _LINKS_AT_ONCE) if count > _LINKS_AT_ONCE else 0.0
+        self._bit = count if count <= _LINKS_AT_ONCE else _LINKS_BIT_BY_BIT
+        self._pause = interval_seconds / math.ceil(count / self._bit)
 
     async def tell(self, node: Playable) -> None:
         """Tell them for as long as the node lives."""
@@ -118,14 +119,11 @@ class PlayedLinks:
     async def _tell_all(self, node: Playable) -> None:
         while True:
             links = self._links()
-            while some := tuple(islice(links, _LINKS_AT_ONCE)):
+            while some := tuple(islice(links, self._bit)):
                 t = self._clock.now()
                 for link in some:
                     node.tell(self._measured(link, t))
-                if self._pause:
-                    await asyncio.sleep(self._pause)
-            if not self._pause:
-                await asyncio.sleep(self._interval)
+                await asyncio.sleep(self._pause)
 
     async def _tell_changes(self, node: Playable) -> None:
         t = self._clock.now()

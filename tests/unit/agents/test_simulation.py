@@ -171,3 +171,15 @@ def test_the_scenario_begins_when_all_are_there_and_ticks_count_whole_intervals(
         assert returned() == 90
 
     on_a_clock_of_mine(play)
+
+
+def test_very_many_links_are_told_bit_by_bit_and_all_of_them() -> None:
+    many = fleet(*(f"n{n}" for n in range(60)), default_link=FAST)
+    first: list[int] = []
+
+    def all_told(told: Told) -> bool:
+        first.append(len(told.links))
+        return len({(link.from_node, link.to_node) for link in told.links}) == 60 * 59
+
+    play(many, Scenario(), all_told, link_interval_seconds=1)
+    assert min(count for count in first if count) <= 60 * 10
