@@ -106,8 +106,8 @@ class PlayedLinks:
         self._clock = clock
         self._now = now
         # Many links are told bit by bit, or a thousand nodes would say a million things at once.
-        self._bit = count if count <= _LINKS_AT_ONCE else _LINKS_BIT_BY_BIT
-        self._pause = interval_seconds / math.ceil(count / self._bit)
+        self._bit = max(1, count) if count <= _LINKS_AT_ONCE else _LINKS_BIT_BY_BIT
+        self._pause = interval_seconds / max(1, math.ceil(count / self._bit))
 
     async def tell(self, node: Playable) -> None:
         """Tell them for as long as the node lives."""
