@@ -95,9 +95,9 @@ class Agent:
     def observe(self, snapshot: Snapshot, at: datetime, uptime_seconds: float) -> tuple[Announcement, ...]:
         """Return what ``snapshot`` brings to tell; ``uptime_seconds`` is of a clock that nobody sets."""
         said = [
-            *self._departures(snapshot, at),
             *self._arrivals(snapshot, at),
             *self._faults(snapshot, at),
+            *self._departures(snapshot, at),  # after the fault that may be the reason
             *self._updates(snapshot, at, uptime_seconds),
             *self._link_figures(at, uptime_seconds),
         ]

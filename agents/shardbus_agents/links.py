@@ -6,12 +6,8 @@ from shardbus_schemas.fleet import Fleet, FleetLink
 from shardbus_schemas.ids import NodeId
 
 
-def links_from(fleet: Fleet, node_id: NodeId) -> tuple[FleetLink, ...]:
-    """Return every directed link that leaves ``node_id``: those that the file gives, then the default for the rest."""
-    return tuple(_links_from(fleet, node_id))
-
-
-def _links_from(fleet: Fleet, node_id: NodeId) -> Iterator[FleetLink]:
+def links_from(fleet: Fleet, node_id: NodeId) -> Iterator[FleetLink]:
+    """Yield every directed link that leaves ``node_id``: those that the file gives, then the default for the rest."""
     own = [link for link in fleet.links if link.from_node == node_id]
     yield from own
     if fleet.default_link is None:
@@ -24,3 +20,10 @@ def _links_from(fleet: Fleet, node_id: NodeId) -> Iterator[FleetLink]:
                 bandwidth_bytes_per_second=fleet.default_link.bandwidth_bytes_per_second,
                 latency_seconds=fleet.default_link.latency_seconds,
             )
+
+
+def count_links_from(fleet: Fleet, node_id: NodeId) -> int:
+    """Return how many those are."""
+    if fleet.default_link is not None:
+        return len(fleet.nodes) - 1
+    return sum(link.from_node == node_id for link in fleet.links)

@@ -62,6 +62,8 @@ class AgentSettings(CommonSettings):
     """A fleet file to play in place of this host's own devices."""
     simulate_seed: int = 0
     """The same seed plays the same readings."""
+    simulate_scenario: Path | None = None
+    """What happens to the played fleet: a scenario file."""
     link_interval_seconds: float = Field(default=300, gt=0)
     """How often a simulated fleet tells its links anew."""
     driver_patience_seconds: float = Field(default=3, gt=0)

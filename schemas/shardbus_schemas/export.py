@@ -14,18 +14,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from shardbus_schemas.asyncapi import document
-from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.fleet import FleetFile
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.node_report import NodeReport
 from shardbus_schemas.placement import PlacementRequest
 from shardbus_schemas.registry import MESSAGE_TYPES, version_of
+from shardbus_schemas.scenario import Scenario
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _FILES_OF_PEOPLE = {
-    "fleet-file": Fleet,
+    "fleet-file": FleetFile,
     "model-file": ModelProfile,
     "node-report": NodeReport,
     "placement-request": PlacementRequest,
+    "scenario-file": Scenario,
 }
 
 

@@ -1,9 +1,10 @@
 """The fleet at one moment: what a fleet file declares, ``shardbus state --json`` prints, and the planner reads."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
+from typing_extensions import override
 
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
 from shardbus_schemas.ids import DeviceKey, NodeId
@@ -43,6 +44,10 @@ class FleetNode(FrozenModel):
     device_link: LinkFigures | None = None
     """Between any two devices of this node; unknown is ``None``."""
 
+    def names(self) -> Sequence[NodeId]:
+        """Return the nodes that this stands for: itself."""
+        return (self.node_id,)
+
 
 class FleetLink(LinkFigures):
     """A directed measured path between two nodes."""
@@ -73,9 +78,10 @@ class Fleet(FrozenModel):
     def _names_are_unique_and_links_end_somewhere(self) -> Self:
         seen: set[str] = set()
         for node in self.nodes:
-            if node.node_id in seen:
-                raise ValueError(f"node_id {node.node_id!r} appears twice")
-            seen.add(node.node_id)
+            for node_id in node.names():
+                if node_id in seen:
+                    raise ValueError(f"node_id {node_id!r} appears twice")
+                seen.add(node_id)
             here: set[str] = set()
             for device in node.devices:
                 if device.device_id in here:
@@ -94,3 +100,47 @@ class Fleet(FrozenModel):
                 raise ValueError(f"links[{index}] repeats the link from {link.from_node!r} to {link.to_node!r}")
             pairs.add((link.from_node, link.to_node))
         return self
+
+
+class DeclaredNode(FleetNode):
+    """A node as a fleet file has it: one, or with ``count`` as many of its kind."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """``rack`` with a count of 250 stands for ``rack-001`` to ``rack-250``; they share everything but the name."""
+
+    @override
+    def names(self) -> Sequence[NodeId]:
+        """Return the names of the nodes that this stands for."""
+        if self.count is None:
+            return (self.node_id,)
+        width = len(str(self.count))
+        return tuple(NodeId(f"{self.node_id}-{number:0{width}}") for number in range(1, self.count + 1))
+
+    def nodes(self) -> Iterator[FleetNode]:
+        """Yield the nodes that this stands for; they share their devices."""
+        own = self.model_fields_set - {"node_id", "count"}
+        said: dict[str, Any] = {name: getattr(self, name) for name in own}
+        for node_id in self.names():
+            yield FleetNode.model_construct(None, node_id=node_id, **said)
+
+    @model_validator(mode="after")
+    def _many_have_no_uuid_and_names_of_nodes(self) -> Self:
+        if self.count is None:
+            return self
+        TypeAdapter(NodeId).validate_python(self.names()[-1])
+        if any(device.uuid is not None for device in self.devices):
+            raise ValueError("one uuid cannot be that of several devices: leave it out where there is a count")
+        return self
+
+
+class FleetFile(Fleet):
+    """A fleet as a person writes it: nodes of one kind are written once."""
+
+    nodes: tuple[DeclaredNode, ...] = ()  # pyright: ignore[reportIncompatibleVariableOverride] -- frozen, so covariant
+
+    def fleet(self) -> Fleet:
+        """Return the fleet with each node by its own name."""
+        # Not validated anew: what was true of the kinds is true of their nodes.
+        said: dict[str, Any] = {name: getattr(self, name) for name in self.model_fields_set}
+        said["nodes"] = tuple(node for declared in self.nodes for node in declared.nodes())
+        return Fleet.model_construct(None, **said)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 Location = tuple[int | str, ...]
 """The keys and indices that lead to a value."""
@@ -18,9 +19,21 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 def explain_each(error: ValidationError, model: type[BaseModel] | None = None) -> list[tuple[Location, str]]:
     """Return every problem as its place and what is wrong there."""
     return [
-        (item["loc"], _say(item["type"], item["msg"], item["loc"], item.get("input"), model))
-        for item in error.errors(include_url=False, include_context=False)
+        (item["loc"], _say(item["type"], _message(item), item["loc"], item.get("input"), model))
+        for item in error.errors(include_url=False)
     ]
+
+
+def _message(item: ErrorDetails) -> str:
+    """Return pydantic's message; of a choice by one field, what that field may say."""
+    context = item.get("ctx", {})
+    name = str(context.get("discriminator", "")).strip("'")
+    if item["type"] == "union_tag_not_found":
+        return f"{name} is required, but not given"
+    if item["type"] == "union_tag_invalid":
+        expected = [word.strip(" '") for word in context["expected_tags"].split(",")]
+        return f"{name}: {context['tag']!r} is none of {', '.join(expected)}{suggest(context['tag'], expected)}"
+    return item["msg"]
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

@@ -31,9 +31,24 @@ def _readable_fleet(file: Path | None) -> Path | None:
     return file
 
 
+def _check_scenario(fleet: Path | None, scenario: Path | None) -> None:
+    """Read the scenario once before anything starts; raises FileError, and CommandError without a fleet."""
+    if scenario is None:
+        return
+    if fleet is None:
+        raise CommandError(f"{scenario}: a scenario needs a fleet that is played; name its file with --simulate")
+    from shardbus_infra.files.fleet_file import read_fleet
+    from shardbus_infra.files.scenario_file import read_scenario
+
+    read_scenario(scenario, read_fleet(fleet))
+
+
 FleetFile = Annotated[
     Path | None,
     typer.Option("--simulate", metavar="FILE", callback=_readable_fleet, help="Play the fleet of this file."),
+]
+Scenario = Annotated[
+    Path | None, typer.Option("--scenario", metavar="FILE", help="What happens to the fleet that is played.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
 DataFolder = Annotated[
@@ -56,6 +71,7 @@ def agent(
     json: Annotated[bool, typer.Option("--json", help="With --once or --measure: print JSON.")] = False,
     node_id: NodeName = None,
     simulate: FleetFile = None,
+    scenario: Scenario = None,
     seed: Seed = None,
     nats_url: NatsUrl = None,
 ) -> None:
@@ -64,7 +80,8 @@ def agent(
     With --once nothing is reported anywhere: it prints what this node is (devices, where their figures come from,
     why the others are unknown) and one look at each device; paste that into a bug report. With --measure each
     device that MLX can compute on is measured, which takes seconds per device; a running agent takes the figures
-    over at its next look. With --simulate the fleet of a file is played instead.
+    over at its next look. With --simulate the fleet of a file is played instead,
+    with --scenario what happens to it.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
@@ -76,7 +93,15 @@ def agent(
         return
     if json:
         raise CommandError("--json goes with --once or --measure")
-    settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
+    settings = settings_for(
+        AgentSettings,
+        node_id=node_id,
+        simulate=simulate,
+        simulate_scenario=scenario,
+        simulate_seed=seed,
+        nats_url=nats_url,
+    )
+    _check_scenario(settings.simulate, settings.simulate_scenario)
     from shardbus_console.running import agent_part
 
     _serve({"agent": agent_part(settings)}, settings)
@@ -146,6 +171,7 @@ def up(
     data_dir: DataFolder = None,
     node_id: NodeName = None,
     simulate: FleetFile = None,
+    scenario: Scenario = None,
     seed: Seed = None,
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.", min=0, max=65535)] = 4222,
     postgres_port: Annotated[int, typer.Option(help="Port of the embedded Postgres.", min=0, max=65535)] = 5433,
@@ -156,15 +182,16 @@ def up(
 
     That is NATS, Postgres, this node's agent, the projector and the placer. Servers that are given by URL are
     used; the others are embedded, bind to loopback and keep their data. With --simulate the fleet of a file is
-    played beside this node.
+    played beside this node, with --scenario what happens to it.
     """
+    _check_scenario(simulate, scenario)
     common = CommonSettings(**_given(data_dir=data_dir, nats_url=nats_url, postgres_url=postgres_url))
     with contextlib.ExitStack() as stack:
         say("starting the servers…")
         urls = start_servers(common, stack, nats_port=nats_port, postgres_port=postgres_port)
         file = announce(common.data_dir, urls)
         stack.callback(file.unlink, missing_ok=True)
-        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed)
+        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed, scenario)
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
         say(f"data      {common.data_dir}")
@@ -192,7 +219,9 @@ def start_servers(
     return {"nats_url": servers.nats_url, "postgres_url": servers.postgres_url}
 
 
-def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None) -> "dict[str, Part]":
+def all_parts(
+    flags: Mapping[str, Any], simulate: Path | None, seed: int | None, scenario: Path | None = None
+) -> "dict[str, Part]":
     """Return every process, with settings from ``flags``; with ``simulate`` a second agent plays that fleet."""
     with needs("all"):
         from shardbus_agents.settings import AgentSettings
@@ -207,7 +236,7 @@ def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None)
         "agent": agent_part(AgentSettings(**flags)),
     }
     if simulate is not None:
-        play = AgentSettings(**shared, simulate=simulate, **_given(simulate_seed=seed))
+        play = AgentSettings(**shared, simulate=simulate, **_given(simulate_seed=seed, simulate_scenario=scenario))
         parts["simulated-agent"] = agent_part(play)
     return parts
 

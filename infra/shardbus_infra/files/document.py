@@ -124,7 +124,9 @@ def _explain(error: ValidationError, document: Document, model: type[BaseModel],
         place = location
         if not location and locate is not None:
             place = locate(text, document.value)
-        elif text != "required, but not given":
+        elif text == "required, but not given":
+            place = (*_in_document(location[:-1], document.value), location[-1])
+        else:
             place = _in_document(location, document.value)
         quotes = "; put it in quotes" if _NUMBER_FOR_TEXT.fullmatch(text) else ""
         found.setdefault(place, []).append(text + quotes)
@@ -140,14 +142,16 @@ def report(problems: Iterable[str]) -> str:
 
 def _in_document(location: Location, value: object) -> Location:
     """Return ``location`` without the steps that name a choice of types rather than a place."""
-    for depth, step in enumerate(location):
+    place: list[int | str] = []
+    for step in location:
         if isinstance(value, dict) and step in value:
             value = cast("dict[object, object]", value)[step]
         elif isinstance(value, list) and isinstance(step, int) and step < len(cast("list[object]", value)):
             value = cast("list[object]", value)[step]
         else:
-            return location[:depth]
-    return location
+            continue
+        place.append(step)
+    return tuple(place)
 
 
 def _with_whole_numbers(value: object) -> object:

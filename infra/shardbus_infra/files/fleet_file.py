@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from shardbus_schemas.device_table import complete
-from shardbus_schemas.fleet import Fleet, FleetDevice
+from shardbus_schemas.fleet import Fleet, FleetDevice, FleetFile
 from shardbus_schemas.problems import Location
 
 from shardbus_infra.files.document import Document, FileError, parse, read_text, report, validate
@@ -25,17 +25,17 @@ def parse_fleet(text: str, *, name: str) -> Fleet:
     document = parse(text, name=name)
     if document.fields is not None and "nodes" not in document.fields:
         raise FileError(document.problem((), "nodes: required, but not given; is this a fleet file?"))
-    given = validate(document, Fleet, locate=_locate)
+    given = validate(document, FleetFile, locate=_locate)
     nodes = tuple(
         node.model_copy(update={"devices": tuple(complete(device) for device in node.devices)}) for node in given.nodes
     )
-    fleet = given.model_copy(update={"nodes": nodes})
-    if problems := list(_impossible(fleet, document)):
+    completed = given.model_copy(update={"nodes": nodes})
+    if problems := list(_impossible(completed, document)):
         raise FileError(report(problems))
-    return fleet
+    return completed.fleet()
 
 
-def _impossible(fleet: Fleet, document: Document) -> Iterator[str]:
+def _impossible(fleet: FleetFile, document: Document) -> Iterator[str]:
     for n, node in enumerate(fleet.nodes):
         for d, device in enumerate(node.devices):
             if (text := _wrong_with(device)) is not None:
@@ -56,6 +56,11 @@ def _locate(text: str, value: object) -> Location:
     nodes: list[dict[str, Any]] = cast("dict[str, Any]", value).get("nodes", [])
     if link := re.match(r"links\[(\d+)\]", text):
         return "links", int(link[1])
+    if twice := re.match(r"node_id '(.+)' appears twice", text):
+        kind = twice[1].rpartition("-")[0]
+        named = [n for n, node in enumerate(nodes) if node["node_id"] == twice[1] or _are_many(node, kind)]
+        if len(named) > 1:
+            return "nodes", named[1], "node_id"
     seen: set[object] = set()
     for n, node in enumerate(nodes):
         if node["node_id"] in seen:
@@ -67,3 +72,7 @@ def _locate(text: str, value: object) -> Location:
                 return "nodes", n, "devices", d, "device_id"
             here.add(device["device_id"])
     return ()
+
+
+def _are_many(node: dict[str, Any], kind: str) -> bool:
+    return node["node_id"] == kind and node.get("count") is not None

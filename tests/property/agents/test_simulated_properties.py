@@ -20,6 +20,9 @@ devices = st.fixed_dictionaries(
         "is_thermal_throttling": maybe_flag,
         "battery_percent": st.none() | percent,
         "is_plugged_in": maybe_flag,
+        "power_watts": st.none() | st.floats(0, 1000),
+        "health": st.sampled_from([None, "ok", "degraded", "failed"]),
+        "throttle_reasons": st.sampled_from([None, (), ("power_cap",), ("hardware_thermal", "power_brake")]),
     },
 )
 

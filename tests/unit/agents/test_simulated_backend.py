@@ -1,3 +1,4 @@
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -61,10 +62,36 @@ def test_what_the_file_leaves_out_is_played_and_what_it_calls_unknown_stays_unkn
         assert state.is_thermal_throttling is None
 
 
-def test_a_threshold_and_a_battery_are_never_invented() -> None:
+def test_a_card_offers_what_its_driver_would() -> None:
     for state in play(ticks=50):
-        assert state.thermal_throttle_threshold_c is None
+        assert state.thermal_throttle_threshold_c is not None
+        assert state.power_watts > 0
+        assert state.health == "ok"
+        assert state.throttle_reasons is not None
+        assert bool(state.is_thermal_throttling) == ("software_thermal" in state.throttle_reasons)
+
+
+def test_what_no_driver_would_offer_is_not_invented() -> None:
+    for state in play(ticks=50, device_id="gpu", name="Apple M2 Ultra", memory_total_bytes=206158430208):
+        assert (state.thermal_throttle_threshold_c, state.power_watts) == (None, None)
+        assert (state.health, state.throttle_reasons) == (None, None)
         assert (state.battery_percent, state.is_plugged_in) == (None, None)
+
+
+def test_power_follows_the_load_and_stays_below_the_limit() -> None:
+    states = play(compute_utilization_percent=50, power_limit_watts=350.0)
+    assert all(state.power_watts <= 350 for state in states)
+    by_load = sorted(states, key=lambda state: state.compute_utilization_percent)
+    assert by_load[0].power_watts + 50 < by_load[-1].power_watts
+
+
+def test_a_card_has_the_names_that_a_driver_gives_the_same_in_every_play() -> None:
+    (facts,), (again,) = (SimulatedBackend(node(), seed=seed).devices() for seed in (1, 2))
+    assert (facts.uuid, facts.label, facts.pci_address) == (again.uuid, "cuda:0", "0000:01:00.0")
+    assert facts.uuid is not None
+    assert re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", facts.uuid)
+    (given,) = SimulatedBackend(node(uuid="GPU-mine"), seed=1).devices()
+    assert given.uuid == "GPU-mine"
 
 
 def test_the_load_moves_and_stays_within_bounds() -> None:

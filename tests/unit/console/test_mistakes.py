@@ -61,6 +61,18 @@ def test_a_bad_fleet_file_is_said_before_anything_starts(command: str, tmp_path:
     assert not data.exists()
 
 
+@pytest.mark.parametrize("command", ["agent", "up"])
+def test_a_bad_scenario_is_said_before_anything_starts(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "scenario.yaml"
+    file.write_text("steps:\n- {at: 3m, do: lose, on: attik}\n")
+    data = tmp_path / "data"
+    done = shardbus_here(command, "--simulate", FLEET, "--scenario", file, SHARDBUS_DATA_DIR=str(data))
+    assert_a_persons_mistake(done, "scenario.yaml:2: steps[0].on: the fleet has no node 'attik'", "'attic'?")
+    alone = shardbus_here(command, "--scenario", file, SHARDBUS_DATA_DIR=str(data))
+    assert_a_persons_mistake(alone, "a scenario needs a fleet that is played", "--simulate")
+    assert not data.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

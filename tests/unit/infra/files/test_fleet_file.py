@@ -195,3 +195,42 @@ def test_many_problems_are_told_in_part() -> None:
     told = message(text, "f.json").splitlines()
     assert len(told) == 21
     assert told[-1] == "and 30 more"
+
+
+CARD = "[{device_id: 'cuda:0', name: NVIDIA GeForce RTX 3090}]"
+
+
+def test_a_count_stands_for_as_many_nodes_of_one_kind() -> None:
+    fleet = parse_fleet(
+        f"nodes: [{{node_id: rack, count: 12, labels: {{site: hall}}, devices: {CARD}}}]", name="f.yaml"
+    )
+    assert [node.node_id for node in fleet.nodes][::11] == ["rack-01", "rack-12"]
+    assert len(fleet.nodes) == 12
+    assert {node.labels["site"] for node in fleet.nodes} == {"hall"}
+    assert all(node.devices[0].memory_total_bytes == 24 * 2**30 for node in fleet.nodes)
+    # What it stands for is a fleet file itself, and says nothing of a count.
+    assert parse_fleet(fleet.model_dump_json(), name="again.json") == fleet
+    assert "count" not in fleet.model_dump_json()
+
+
+def test_links_name_the_nodes_that_a_count_stands_for() -> None:
+    link = "{from: rack-1, to: rack-2, bandwidth_bytes_per_second: 1e9, latency_seconds: 1e-4}"
+    assert parse_fleet(f"nodes: [{{node_id: rack, count: 2, devices: {CARD}}}]\nlinks: [{link}]", name="f.yaml").links
+    wrong = link.replace("rack-2", "rack")
+    assert "names node 'rack'" in message(f"nodes: [{{node_id: rack, count: 2}}]\nlinks: [{wrong}]")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            "- {node_id: rack, count: 12}\n- {node_id: rack-03}",
+            "fleet.yaml:3: nodes[1].node_id: node_id 'rack-03' appears",
+        ),
+        ("- {node_id: rack, count: 0}", "fleet.yaml:2: nodes[0].count: Input should be greater"),
+        ("- {node_id: rack, count: 2, devices: [{device_id: a, uuid: GPU-1}]}", "one uuid cannot be that of several"),
+        (f"- {{node_id: {'r' * 199}, count: 2}}", "at most 200 characters"),
+    ],
+)
+def test_a_count_that_cannot_be_is_told(nodes: str, said: str) -> None:
+    assert said in message(f"nodes:\n{nodes}")
