@@ -76,7 +76,13 @@ async def agent(nats_url: str, **settings: Any) -> AsyncIterator[OnTheBus]:
         await bus.close()
 
 
-QUICK = {"sample_interval_seconds": 0.1, "heartbeat_seconds": 0.5, "driver_patience_seconds": 1.0}
+QUICK = {
+    "sample_interval_seconds": 0.1,
+    "heartbeat_seconds": 0.5,
+    "report_seconds": 1.0,
+    "smoothing_seconds": 0.0,
+    "driver_patience_seconds": 1.0,
+}
 
 
 def test_heat_faults_losses_and_returns_are_told(nats_url: str, driver: StubState) -> None:

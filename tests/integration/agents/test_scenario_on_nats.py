@@ -89,7 +89,11 @@ async def play(bus: Bus, folder: Path) -> Played:
     fleet.write_text(json.dumps(FLEET_FILE))
     scenario.write_text(json.dumps(SCENARIO))
     settings = AgentSettings(
-        simulate=fleet, simulate_scenario=scenario, sample_interval_seconds=0.05, heartbeat_seconds=0.5
+        simulate=fleet,
+        simulate_scenario=scenario,
+        sample_interval_seconds=0.05,
+        heartbeat_seconds=0.5,
+        smoothing_seconds=0,
     )
     stop = asyncio.Event()
     running = asyncio.create_task(process.run(bus, settings, stop))
