@@ -17,11 +17,9 @@ from shardbus_schemas.events import (
     DeviceLost,
     DeviceRegistered,
     Event,
-    GPUBandwidthMeasured,
     NodeJoined,
     NodeLeft,
 )
-from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import BootId, DeviceId, NodeId
 from shardbus_schemas.telemetry import DeviceGPUState
 
@@ -43,8 +41,6 @@ class Identity:
     operating_system: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     device_link: LinkFigures | None = None
-    links: tuple[FleetLink, ...] = ()
-    """Paths from this node that are declared, not measured: a simulated fleet's."""
 
     @property
     def source(self) -> str:
@@ -71,7 +67,6 @@ class Agent:
         self._lost: set[DeviceId] = set()
         self._readings = Readings(pace)
         self._told_at: float | None = None
-        self._links_at: float | None = None
         self._ticks = 0
         self._events = 0
 
@@ -99,7 +94,6 @@ class Agent:
             *self._faults(snapshot, at),
             *self._departures(snapshot, at),  # after the fault that may be the reason
             *self._updates(snapshot, at, uptime_seconds),
-            *self._link_figures(at, uptime_seconds),
         ]
         return tuple(said)
 
@@ -177,16 +171,6 @@ class Agent:
         self._told_at = uptime_seconds
         self._ticks += 1
         return Announcement(updated, f"{self._name}/{updated.tick}", at)
-
-    def _link_figures(self, at: datetime, uptime_seconds: float) -> Iterator[Announcement]:
-        if self._links_at is not None and uptime_seconds - self._links_at < self._pace.link_interval_seconds:
-            return
-        self._links_at = uptime_seconds
-        for link in self.identity.links:
-            measured = GPUBandwidthMeasured.model_validate(
-                {**link.model_dump(by_alias=True), "method": "simulated", "measured_at": at}
-            )
-            yield self.announce(measured, at)
 
     @property
     def _name(self) -> str:

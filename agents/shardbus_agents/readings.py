@@ -30,7 +30,6 @@ class Pace:
     heartbeat_seconds: float = 4
     report_seconds: float = 60
     smoothing_seconds: float = 45
-    link_interval_seconds: float = 300
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 

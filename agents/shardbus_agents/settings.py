@@ -80,7 +80,6 @@ class AgentSettings(CommonSettings):
             heartbeat_seconds=self.heartbeat_seconds,
             report_seconds=self.report_seconds,
             smoothing_seconds=self.smoothing_seconds,
-            link_interval_seconds=self.link_interval_seconds,
             thresholds=Thresholds(
                 memory_percent=self.memory_threshold_percent,
                 memory_bytes=self.memory_threshold_bytes,

@@ -181,7 +181,7 @@ class FaultStep(_Step, _OnDevices):
     code: Annotated[int, Field(ge=0)] | None = None
     """The driver's number: an XID."""
     message: str | None = None
-    """What it means; its kind and code unless said."""
+    """What it means; of an XID without one, what NVIDIA says of it."""
     is_critical: bool = False
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from shardbus_schemas.telemetry import DeviceGPUState, Health, ThrottleReason
 
 from shardbus_agents.backends.battery import Battery
 from shardbus_agents.backends.noise import Wander, draw, draw_uuid
+from shardbus_agents.backends.nvml.xid import explain
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem, Reading
 from shardbus_agents.backends.table import facts_of
 from shardbus_agents.timeline import Occurrence, active, beginnings, progress, started, weight
@@ -268,11 +269,11 @@ class Player:
 
     def _fault(self, occurrence: Occurrence[FaultStep], occurred_at: datetime) -> DeviceFault:
         step = occurrence.step
-        number = "" if step.code is None else f" {step.code}"
+        what = explain(step.code)[0] if step.kind == "xid" and step.code is not None else step.kind.upper()
         return DeviceFault(
             device_id=self._device.device_id,
             kind=step.kind,
-            message=step.message or f"{step.kind.upper()}{number}",
+            message=step.message or what,
             occurred_at=occurred_at,
             code=step.code,
             is_critical=step.is_critical,

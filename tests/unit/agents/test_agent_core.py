@@ -10,11 +10,9 @@ from shardbus_schemas.events import (
     DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
-    GPUBandwidthMeasured,
     NodeJoined,
     NodeLeft,
 )
-from shardbus_schemas.fleet import FleetLink
 from shardbus_schemas.ids import BootId, DeviceId, NodeId
 from shardbus_schemas.registry import encode
 from support.readings import NODE, START, after, facts, snapshot, state
@@ -207,18 +205,6 @@ def test_a_device_that_is_not_there_any_more_is_lost() -> None:
 def test_a_device_that_was_broken_from_the_start_is_said_to_be_lost() -> None:
     said = agent().observe(merge([Sampled((), (DeviceProblem("cuda:1", "GPU is lost"),))]), START, 0)
     assert DeviceLost(node_id=NODE, device_id="cuda:1", reason="GPU is lost") in messages(said)
-
-
-def test_declared_links_are_told_at_the_start_and_again_after_a_while() -> None:
-    link = FleetLink(**{"from": NODE, "to": NodeId("desk")}, bandwidth_bytes_per_second=1e9, latency_seconds=0.001)
-    playing = agent(links=(link,))
-    told = [
-        second
-        for second in range(0, 700, 2)
-        for message in messages(playing.observe(snapshot(), after(second), second))
-        if isinstance(message, GPUBandwidthMeasured)
-    ]
-    assert told == [0, 300, 600]
 
 
 def test_it_leaves_with_a_reason() -> None:

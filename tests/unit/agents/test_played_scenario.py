@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shardbus_agents.backends.nvml.xid import explain
 from shardbus_agents.backends.player import Player
 from shardbus_agents.backends.protocol import DeviceFault, DeviceProblem
 from shardbus_agents.backends.simulated import Script, SimulatedBackend
@@ -93,7 +94,12 @@ def test_a_fault_is_told_once_with_its_own_time() -> None:
     playing = player(step(100.5, "fault", code=31))
     assert not any(isinstance(each, DeviceFault) for each in readings(playing, 98, 100))
     (fault, _) = readings(playing, 100, 102)
-    assert (fault.kind, fault.code, fault.message, fault.occurred_at) == ("xid", 31, "XID 31", after(100.5))
+    assert (fault.kind, fault.code, fault.message, fault.occurred_at) == (
+        "xid",
+        31,
+        explain(31)[0],
+        after(100.5),
+    )
     assert len(readings(playing, 102, 104)) == 1
 
 
