@@ -18,7 +18,9 @@ from shardbus_console.placement_view import print_result
 if TYPE_CHECKING:
     from shardbus_eventstore.read_model.queries import InstanceView
 
-_RIGHT = frozenset({"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age"})
+_RIGHT = frozenset(
+    {"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age", "samples", "spread"}
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,10 +51,13 @@ def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
         {
             "from": link.from_node,
             "to": link.to_node,
-            "bandwidth": rate_text(link.bandwidth_bytes_per_second),
+            "bandwidth": ("≥ " if link.at_least else "") + rate_text(link.bandwidth_bytes_per_second),
             "latency": seconds_text(link.latency_seconds),
             "measured": f"{link.measured_at:%Y-%m-%d %H:%M:%S}",
             "method": link.method,
+            "samples": "" if link.samples is None else link.samples,
+            "spread": "" if link.spread is None else f"{100 * link.spread:.0f} %",
+            "interface": link.interface or "",
         }
         for link in found
     ]

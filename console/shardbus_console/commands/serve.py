@@ -34,6 +34,15 @@ FleetFile = Annotated[
     typer.Option("--simulate", metavar="FILE", callback=_readable_fleet, help="Play the fleet of this file."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
+ProbeListen = Annotated[
+    str | None,
+    typer.Option(
+        "--probe-listen",
+        metavar="HOST:PORT",
+        help="Where other agents may measure the path to this node; 0.0.0.0:0 is everywhere, on a free port. "
+        "[default: no link is measured]",
+    ),
+]
 DataFolder = Annotated[
     Path | None, typer.Option("--data-dir", metavar="FOLDER", help="Where the servers keep their data.")
 ]
@@ -45,14 +54,28 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = None, nats_url: NatsUrl = None) -> None:
+def agent(
+    *,
+    node_id: NodeName = None,
+    simulate: FleetFile = None,
+    seed: Seed = None,
+    probe_listen: ProbeListen = None,
+    nats_url: NatsUrl = None,
+) -> None:
     """Report this node's devices until interrupted.
 
     With --simulate the fleet of a file is played instead.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
-    settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
+    settings = settings_for(
+        AgentSettings,
+        node_id=node_id,
+        simulate=simulate,
+        simulate_seed=seed,
+        probe_listen=probe_listen,
+        nats_url=nats_url,
+    )
     from shardbus_console.running import agent_part
 
     _serve({"agent": agent_part(settings)}, settings)
@@ -90,6 +113,7 @@ def up(
     node_id: NodeName = None,
     simulate: FleetFile = None,
     seed: Seed = None,
+    probe_listen: ProbeListen = None,
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.", min=0, max=65535)] = 4222,
     postgres_port: Annotated[int, typer.Option(help="Port of the embedded Postgres.", min=0, max=65535)] = 5433,
     nats_url: NatsUrl = None,
@@ -107,7 +131,7 @@ def up(
         urls = start_servers(common, stack, nats_port=nats_port, postgres_port=postgres_port)
         file = announce(common.data_dir, urls)
         stack.callback(file.unlink, missing_ok=True)
-        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed)
+        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, probe_listen=probe_listen, **urls), simulate, seed)
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
         say(f"data      {common.data_dir}")
@@ -143,7 +167,7 @@ def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None)
         from shardbus_placer.settings import PlacerSettings
     from shardbus_console.running import agent_part, placer_part, projector_part
 
-    shared = {name: value for name, value in flags.items() if name != "node_id"}
+    shared = {name: value for name, value in flags.items() if name not in {"node_id", "probe_listen"}}
     parts = {
         "projector": projector_part(ProjectorSettings(**shared)),
         "placer": placer_part(PlacerSettings(**shared)),
