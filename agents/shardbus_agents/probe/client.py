@@ -15,7 +15,9 @@ from shardbus_agents.probe.wire import BusyError, Counted, Hello, ProbeError, We
 
 _CONNECT_SECONDS: Final = 3.0
 _STEP_SECONDS: Final = 5.0
-_ECHOES: Final = 21
+_ECHOES: Final = (11, 41)
+"""At least, and at most where they take no time."""
+_ECHO_SECONDS: Final = 0.2
 _WARM_UP: Final = 2
 """Echoes that do not count: the first ones find caches cold and neighbours unknown."""
 
@@ -35,6 +37,12 @@ class Measured:
     there: Carried | None = None
     back: Carried | None = None
     link_seconds: float = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it would come out alike if it were done again; else it is, soon."""
+        parts = (self.trips, self.there, self.back)
+        return all(part is not None and part.is_settled for part in parts)
 
 
 def measure(
@@ -60,29 +68,29 @@ def measure(
         welcome = wire.read_line(sock, Welcome)
         if welcome.may not in {"burst", "ping"}:
             return Measured(welcome, own, local)
-        trips = round_trips([wire.echo(sock) for _ in range(_WARM_UP + _ECHOES)][_WARM_UP:])
+        trips = _round_trips(sock)
         first = Measured(welcome, own, local, trips)
         found_passive(first)
         if welcome.may != "burst" or not bursts:
             sock.sendall(wire.QUIT)
             return first
         sent = came = 0
+        there: list[Burst] = []
+        back: list[Burst] = []
         try:
-            there: list[Burst] = []
             while len(there) < wire.MOST_BURSTS and not agree(there):
-                count, one = _send(sock, turn)
+                count, one = _send(sock, turn, trips.median_seconds)
                 sent += count
-                there += one
-            back: list[Burst] = []
+                there.append(one)
             while len(back) < wire.MOST_BURSTS and not agree(back):
-                count, one = _receive(sock, turn)
+                count, one = _receive(sock, turn, trips.median_seconds)
                 came += count
-                back += one
+                back.append(one)
         finally:
+            for each in (*there, *back):
+                turn.learn(each.bytes_per_second)
             link_seconds = turn.spend(max(sent, came))
         sock.sendall(wire.QUIT)
-        for each in (*there, *back):
-            turn.learn(each.bytes_per_second)
         return Measured(welcome, own, local, trips, carried(there), carried(back), link_seconds)
 
 
@@ -96,20 +104,35 @@ def _connected(addresses: Sequence[ProbeAddress]) -> socket.socket:
     raise UnreachableError("; ".join(problems))
 
 
-def _send(sock: socket.socket, turn: Turn) -> tuple[int, list[Burst]]:
+def _round_trips(sock: socket.socket) -> RoundTrips:
+    for _ in range(_WARM_UP):
+        wire.echo(sock)
+    least, most = _ECHOES
+    seconds: list[float] = []
+    while len(seconds) < least or (len(seconds) < most and sum(seconds) < _ECHO_SECONDS):
+        seconds.append(wire.echo(sock))
+    return round_trips(seconds)
+
+
+def _send(sock: socket.socket, turn: Turn, round_trip: float) -> tuple[int, Burst]:
     sock.sendall(wire.UP)
     count, busy = wire.send_burst(sock, turn.is_busy)
     counted = wire.read_line(sock, Counted, longest=wire.LONGEST_COUNT)
     _go_on(turn, counted)
-    return count, _one(burst(counted.arrivals, sender_busy=busy, receiver_busy=counted.busy))
+    return count, _one(
+        burst(counted.arrivals, round_trip_seconds=round_trip, sender_busy=busy, receiver_busy=counted.busy)
+    )
 
 
-def _receive(sock: socket.socket, turn: Turn) -> tuple[int, list[Burst]]:
+def _receive(sock: socket.socket, turn: Turn, round_trip: float) -> tuple[int, Burst]:
     sock.sendall(wire.DOWN)
     arrivals, busy = wire.receive_burst(sock, turn.is_busy)
+    sock.sendall(wire.DONE)
     counted = wire.read_line(sock, Counted)
     _go_on(turn, counted)
-    return arrivals[-1][1], _one(burst(arrivals, sender_busy=counted.busy, receiver_busy=busy))
+    return arrivals[-1][1], _one(
+        burst(arrivals, round_trip_seconds=round_trip, sender_busy=counted.busy, receiver_busy=busy)
+    )
 
 
 def _go_on(turn: Turn, counted: Counted) -> None:
@@ -117,7 +140,7 @@ def _go_on(turn: Turn, counted: Counted) -> None:
         raise BusyError("a device became busy")
 
 
-def _one(found: Burst | None) -> list[Burst]:
+def _one(found: Burst | None) -> Burst:
     if found is None:
         raise ProbeError("too little of a burst arrived to tell anything")
-    return [found]
+    return found

@@ -6,6 +6,7 @@ count either: there TCP is still finding out how fast it may go, and a shaper sp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
@@ -14,11 +15,16 @@ Arrivals = Sequence[tuple[float, int]]
 
 _SKIPPED: Final = 0.25
 """The share of a burst's time that does not count."""
+_USUAL: Final = 1.5
 _POINTS: Final = 64
 _GROWING: Final = 1.2
 """How much faster the second half must be than the first for the burst to count as still getting faster."""
 _BUSY: Final = 0.8
 """The share of its time that a thread computes from which on the processor, not the path, is the limit."""
+_WAITED: Final = 0.15
+"""The share of its time that a burst waits for acknowledgements from which on TCP's window is the limit."""
+_GAPS: Final = (0.25, 1.5)
+"""What of a round trip such a wait takes. A longer gap is a reader that was held up."""
 FASTEST_BYTES_PER_SECOND: Final = 625e6
 """5 Gbit/s: what Python surely keeps up with. What seems faster may be faster still."""
 AGREEMENT: Final = 0.2
@@ -32,6 +38,11 @@ class RoundTrips:
     median_seconds: float
     least_seconds: float
     count: int
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the usual one is near the fastest: else somebody else used the path, or held up an end."""
+        return self.median_seconds <= _USUAL * self.least_seconds
 
     @property
     def latency_seconds(self) -> float:
@@ -50,7 +61,8 @@ class Burst:
     growing: bool = False
     """Whether it was still getting faster when it ended."""
     limited: bool = False
-    """Whether the sender or the receiver had no time to wait: the path may carry more."""
+    """Whether something else than the path was the limit, so that it may carry more: the processor at either end, or
+    TCP's window, which a long path leaves empty half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +76,8 @@ class Carried:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the bursts agree."""
-        return self.spread <= AGREEMENT
+        """Whether the bursts agree, as far as they can where Python is the limit."""
+        return self.at_least or self.spread <= AGREEMENT
 
 
 def round_trips(seconds: Sequence[float]) -> RoundTrips:
@@ -73,7 +85,9 @@ def round_trips(seconds: Sequence[float]) -> RoundTrips:
     return RoundTrips(median(seconds), min(seconds), len(seconds))
 
 
-def burst(arrivals: Arrivals, *, sender_busy: float, receiver_busy: float) -> Burst | None:
+def burst(
+    arrivals: Arrivals, *, round_trip_seconds: float = 0, sender_busy: float, receiver_busy: float
+) -> Burst | None:
     """Return what a burst came to, or ``None`` if too little arrived to tell.
 
     ``sender_busy`` and ``receiver_busy`` are the shares of their time that they spent computing.
@@ -90,7 +104,11 @@ def burst(arrivals: Arrivals, *, sender_busy: float, receiver_busy: float) -> Bu
     early, late = _slope(arrivals, start, middle), _slope(arrivals, middle, ended)
     if rate <= 0:
         return None
-    limited = max(sender_busy, receiver_busy) >= _BUSY or rate >= FASTEST_BYTES_PER_SECOND
+    limited = (
+        max(sender_busy, receiver_busy) >= _BUSY
+        or rate >= FASTEST_BYTES_PER_SECOND
+        or _waited(arrivals, start, round_trip_seconds) > _WAITED
+    )
     return Burst(rate, total, seconds, growing=late > _GROWING * early, limited=limited)
 
 
@@ -104,7 +122,9 @@ def carried(bursts: Sequence[Burst]) -> Carried | None:
         return Carried(best.bytes_per_second, 1, 0, at_least=True)
     rates = [each.bytes_per_second for each in steady]
     spread = (max(rates) - min(rates)) / max(rates)
-    return Carried(median(rates), len(steady), spread, at_least=any(each.limited for each in steady))
+    at_least = any(each.limited for each in steady)
+    # Of what is "at least", the most is the best word.
+    return Carried(max(rates) if at_least else median(rates), len(steady), spread, at_least)
 
 
 def agree(bursts: Sequence[Burst]) -> bool:
@@ -114,6 +134,18 @@ def agree(bursts: Sequence[Burst]) -> bool:
         return False
     rates = [each.bytes_per_second for each in steady]
     return (max(rates) - min(rates)) / max(rates) <= AGREEMENT
+
+
+def _waited(arrivals: Arrivals, start: float, round_trip_seconds: float) -> float:
+    """Return the share of the time after ``start`` in which nothing came because nothing was on its way."""
+    moments = [moment for moment, _ in arrivals if moment >= start]
+    if len(moments) < 2:  # noqa: PLR2004 - a gap has two ends
+        return 0
+    whole = moments[-1] - moments[0]
+    usual = whole / len(moments)
+    least, most = (share * round_trip_seconds for share in _GAPS)
+    gaps = (later - earlier for earlier, later in pairwise(moments))
+    return sum(gap for gap in gaps if max(least, 8 * usual) < gap < most) / whole if whole > 0 else 0
 
 
 def _slope(arrivals: Arrivals, start: float, end: float) -> float:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -236,25 +236,21 @@ class Prober:
         latency = found.trips.latency_seconds
         self._tell_measured(self._node_id, peer, found.there, latency, found.own.name)
         self._tell_measured(peer, self._node_id, found.back, latency, found.welcome.interface)
-        is_settled = found.there.is_settled and found.back.is_settled
+        is_settled = found.is_settled
         self._schedule.measured(peer, now, found.link_seconds, is_settled=is_settled)
 
     def _tell_measured(
         self, from_node: NodeId, to_node: NodeId, carried: Carried, latency: float, interface: str | None
     ) -> None:
-        self._tell(
-            GPUBandwidthMeasured(
-                **{"from": from_node, "to": to_node},
-                bandwidth_bytes_per_second=carried.bytes_per_second,
-                latency_seconds=latency,
-                method="probe",
-                samples=carried.samples,
-                spread=carried.spread,
-                interface=interface,
-                at_least=carried.at_least,
-                measured_at=self._now(),
-            )
-        )
+        figures = {
+            "bandwidth_bytes_per_second": carried.bytes_per_second,
+            "latency_seconds": latency,
+            "method": "probe",
+            "samples": carried.samples,
+            "spread": carried.spread,
+            "at_least": carried.at_least,
+        }
+        self._tell_link(from_node, to_node, interface, figures)
 
     def _tell_passive(self, peer: NodeId, found: Measured) -> None:
         """Tell what the interfaces promise, once in a peer's life: the measurement that follows says more."""
@@ -264,17 +260,19 @@ class Prober:
         self._passive.add(peer)
         if own is None or other is None:
             return
-        for from_node, to_node, interface in (
-            (self._node_id, peer, found.own.name),
-            (peer, self._node_id, found.welcome.interface),
-        ):
-            self._tell(
-                GPUBandwidthMeasured(
-                    **{"from": from_node, "to": to_node},
-                    bandwidth_bytes_per_second=min(own, other),
-                    latency_seconds=found.trips.latency_seconds,
-                    method="passive",
-                    interface=interface,
-                    measured_at=self._now(),
-                )
+        figures = {
+            "bandwidth_bytes_per_second": min(own, other),
+            "latency_seconds": found.trips.latency_seconds,
+            "method": "passive",
+        }
+        self._tell_link(self._node_id, peer, found.own.name, figures)
+        self._tell_link(peer, self._node_id, found.welcome.interface, figures)
+
+    def _tell_link(
+        self, from_node: NodeId, to_node: NodeId, interface: str | None, figures: Mapping[str, object]
+    ) -> None:
+        self._tell(
+            GPUBandwidthMeasured.model_validate(
+                {"from": from_node, "to": to_node, "interface": interface, "measured_at": self._now(), **figures}
             )
+        )

@@ -175,4 +175,6 @@ class _Session:
     def _send(self) -> None:
         sent, busy = wire.send_burst(self._sock, self._turn.is_busy)
         self._bytes[wire.DOWN] += sent
+        if wire.read_exactly(self._sock, 1) != wire.DONE:
+            raise ProbeError("a burst was not received to its end")
         wire.send_line(self._sock, Counted(busy=busy, cut_short=self._turn.is_busy()))

@@ -17,7 +17,8 @@ from shardbus_schemas.model import FrozenModel
 from shardbus_agents.probe.figures import Arrivals
 
 ECHO_BYTES: Final = 64
-ECHO, UP, DOWN, QUIT = b"e", b"u", b"d", b"q"
+ECHO, UP, DOWN, DONE, QUIT = b"e", b"u", b"d", b"k", b"q"
+"""What the one that asked may say. ``DONE``: a burst came whole, and nothing else may come with it."""
 
 MOST_ECHOES: Final = 64
 MOST_BURSTS: Final = 3

@@ -1,0 +1,41 @@
+"""One end of a measured link as a process of its own: ``serve ADDRESS`` says its port, ``measure ADDRESS PORT`` what it found."""
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+
+from shardbus_agents.probe.client import measure
+from shardbus_agents.probe.interfaces import Interfaces
+from shardbus_agents.probe.server import ProbeServer
+from shardbus_agents.probe.turn import Turn
+from shardbus_agents.probe.wire import Hello
+from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.presence import ProbeAddress
+
+TOKEN = "a token that only the two ends know"
+
+
+async def serve(address: str) -> None:
+    server = ProbeServer(TOKEN, Turn(busy_percent=100), Interfaces())
+    print(server.listen(address, 0), flush=True)
+    serving = asyncio.create_task(server.run())
+    await asyncio.to_thread(sys.stdin.read)
+    serving.cancel()
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["serve", address]:
+            asyncio.run(serve(address))
+        case ["measure", address, port]:
+            hello = Hello(token=TOKEN, node_id=NodeId("a"), boot_id=BootId("1"))
+            turn = Turn(busy_percent=100)
+            found = measure([ProbeAddress(host=address, port=int(port))], hello, turn, Interfaces())
+            print(json.dumps({**asdict(found), "welcome": found.welcome.model_dump(), "is_settled": found.is_settled}))
+        case words:
+            sys.exit(f"not understood: {words}")
+
+
+if __name__ == "__main__":
+    main()
