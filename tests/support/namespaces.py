@@ -4,6 +4,7 @@ The rate is the kernel's (``tc tbf``); the delay is the kernel's where it has ne
 between two TUN interfaces. SHARDBUS_REQUIRE_NETNS=1 turns a skip into a failure.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -93,10 +94,17 @@ class Link:
         )
         assert problem is None, problem
 
+    def sent_bytes(self, end: End) -> int:
+        """Return what an end has sent so far."""
+        words = ["ip", "-n", end.namespace, "-s", "-j", "link", "show", INTERFACE]
+        shown = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        return int(shown[0]["stats64"]["tx"]["bytes"])
+
     def cut(self) -> None:
         """Drop everything from now on, in silence."""
         for end in (self.a, self.b):
-            subprocess.run(["ip", "-n", end.namespace, "link", "set", INTERFACE, "down"], check=True)
+            problem = _tc(end.namespace, INTERFACE, "tbf", "rate", "8bit", "burst", "1", "limit", "1")
+            assert problem is None, problem
 
 
 def build_delay_line(folder: Path) -> Path:

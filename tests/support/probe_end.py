@@ -1,4 +1,4 @@
-"""One end of a measured link as a process of its own: ``serve ADDRESS`` says its port, ``measure ADDRESS PORT`` what it found."""
+"""One end of a measured link as a process: ``serve ADDRESS`` says its port, ``measure ADDRESS PORT`` what it found."""
 
 import asyncio
 import json
@@ -18,7 +18,8 @@ TOKEN = "a token that only the two ends know"
 
 async def serve(address: str) -> None:
     server = ProbeServer(TOKEN, Turn(busy_percent=100), Interfaces())
-    print(server.listen(address, 0), flush=True)
+    sys.stdout.write(f"{server.listen(address, 0)}\n")
+    sys.stdout.flush()
     serving = asyncio.create_task(server.run())
     await asyncio.to_thread(sys.stdin.read)
     serving.cancel()
@@ -32,7 +33,8 @@ def main() -> None:
             hello = Hello(token=TOKEN, node_id=NodeId("a"), boot_id=BootId("1"))
             turn = Turn(busy_percent=100)
             found = measure([ProbeAddress(host=address, port=int(port))], hello, turn, Interfaces())
-            print(json.dumps({**asdict(found), "welcome": found.welcome.model_dump(), "is_settled": found.is_settled}))
+            told = {**asdict(found), "welcome": found.welcome.model_dump(), "is_settled": found.is_settled}
+            sys.stdout.write(json.dumps(told))
         case words:
             sys.exit(f"not understood: {words}")
 
