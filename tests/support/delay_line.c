@@ -96,7 +96,7 @@ int main(int count, char **words) {
     }
     /* Woken when it is time, not up to 50 us later; and not left behind by the processes that it connects. */
     prctl(PR_SET_TIMERSLACK, 1);
-    struct sched_param first = {.sched_priority = 1};
+    struct sched_param first = {.sched_priority = 2};
     if (sched_setscheduler(0, SCHED_FIFO, &first) < 0) fprintf(stderr, "delay_line: no real-time priority\n");
     int a = tun_in(words[1], words[3]), b = tun_in(words[2], words[3]);
     directions[0] = (struct direction){.from = a, .to = b, .delay = atoll(words[4]) * 1000};

@@ -86,8 +86,8 @@ class Link:
     def shape(self, end: End, megabits: float) -> None:
         """Set what ``end`` can send, in 10^6 bit/s."""
         bytes_per_second = megabits * 125_000
-        # The bucket holds 2 ms, so that a late timer loses nothing; the queue 60 ms, as a home router's.
-        bucket = max(3 * self.mtu, int(0.002 * bytes_per_second))
+        # The bucket holds 2 to 20 ms, so that a late timer loses nothing; the queue 60 ms, as a home router's.
+        bucket = max(3 * self.mtu, int(0.002 * bytes_per_second), int(min(0.02 * bytes_per_second, 64_000)))
         queue = max(20 * self.mtu, int(0.06 * bytes_per_second))
         problem = _tc(
             end.namespace, INTERFACE, "tbf", "rate", f"{megabits}mbit", "burst", str(bucket), "limit", str(queue)

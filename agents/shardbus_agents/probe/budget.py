@@ -9,6 +9,7 @@ _SAVED_SECONDS: Final = 8.0
 """What a new node has to meet its peers with: a tenth of a day's share. The rest comes evenly over the day."""
 _PER_SECOND: Final = SHARE - _SAVED_SECONDS / 86_400
 """So that the two together never exceed the share of a day."""
+_NOTHING: Final = 1e-6
 
 
 class Budget:
@@ -22,7 +23,8 @@ class Budget:
         """Return how long until ``link_seconds`` may be spent; 0 is now."""
         self._refill(now)
         missing = min(link_seconds, _SAVED_SECONDS) - self._saved
-        return max(0.0, missing / _PER_SECOND)
+        # A rest of rounding would be waited for without an end.
+        return missing / _PER_SECOND if missing > _NOTHING else 0
 
     def spend(self, link_seconds: float, now: float) -> None:
         """Take what was used. More than there is means a longer wait."""

@@ -87,9 +87,11 @@ def measure(
                 came += count
                 back.append(one)
         finally:
-            for each in (*there, *back):
-                turn.learn(each.bytes_per_second)
-            link_seconds = turn.spend(max(sent, came))
+            for each in there:
+                turn.learn(sent=each.bytes_per_second)
+            for each in back:
+                turn.learn(received=each.bytes_per_second)
+            link_seconds = turn.spend(sent, came)
         sock.sendall(wire.QUIT)
         return Measured(welcome, own, local, trips, carried(there), carried(back), link_seconds)
 

@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _REFRESH_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 30.0
 """How often the ways to the peers are looked at, and peers that fell silent are forgotten."""
+_OBSTACLE_SECONDS: Final = 10.0
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - to recognise what a person chose
 _MOST_ADDRESSES: Final = 8
 
@@ -167,11 +168,15 @@ class Prober:
     async def _measure_those_due(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            peer = self._schedule.next(loop.time())
-            if peer is None:
-                await self._pause(self._schedule.wait_seconds(loop.time()))
+            obstacle = self._turn.obstacle()
+            # The round trips of a new peer cost nothing, and no device any time.
+            peer = self._schedule.next(loop.time(), without=() if obstacle is None else self._passive)
+            if peer is not None:
+                await self._measure(peer, obstacle)
+            elif obstacle is not None:
+                await self._pause(max(self._turn.wait_seconds(), _OBSTACLE_SECONDS * random.uniform(0.5, 1)))  # noqa: S311 - as above
             else:
-                await self._measure(peer)
+                await self._pause(self._schedule.wait_seconds(loop.time()))
 
     async def _pause(self, seconds: float | None) -> None:
         self._news.clear()
@@ -179,15 +184,14 @@ class Prober:
             async with asyncio.timeout(seconds):
                 await self._news.wait()
 
-    async def _measure(self, peer: NodeId) -> None:
+    async def _measure(self, peer: NodeId, obstacle: str | None) -> None:
         loop = asyncio.get_running_loop()
         word = self._peers.known.get(peer)
         if word is None:
             self._schedule.forget(peer)
             return
-        obstacle = self._turn.obstacle()
-        if (obstacle is not None and peer in self._passive) or not self._turn.take():
-            self._schedule.refused(peer, loop.time(), self._turn.wait_seconds())
+        if not self._turn.take():
+            self._schedule.refused(peer, loop.time())
             return
         hello = Hello(token=word.token, node_id=self._node_id, boot_id=self._boot_id)
 
@@ -229,7 +233,7 @@ class Prober:
     def _take(self, peer: NodeId, found: Measured) -> None:
         now = asyncio.get_running_loop().time()
         if found.there is None or found.back is None or found.trips is None:
-            self._schedule.refused(peer, now)
+            self._schedule.refused(peer, now, found.welcome.after_seconds)
             return
         if self._complained.pop(peer, None) is not None:
             _log.info("the link to %s is measured again", peer)

@@ -6,7 +6,7 @@ firewall.
 """
 
 import random
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +40,7 @@ class _Pair:
     path: Hashable = None
     refusals: int = 0
     failures: int = 0
+    is_measured: bool = False
     not_before: float = 0
     """The same path may not be measured earlier, whatever changes: it would cost too much of it."""
 
@@ -78,10 +79,10 @@ class Schedule:
             pair.due_at = min(pair.due_at, max(soon, pair.not_before))
         pair.path = path
 
-    def next(self, now: float) -> NodeId | None:
-        """Return the peer that is due longest, if any is."""
-        peer = min(self._pairs, key=lambda each: self._pairs[each].due_at, default=None)
-        return peer if peer is not None and self._pairs[peer].due_at <= now else None
+    def next(self, now: float, *, without: Collection[NodeId] = ()) -> NodeId | None:
+        """Return the peer that is due longest, if any is; one that was never measured comes before those that were."""
+        due = [peer for peer, pair in self._pairs.items() if pair.due_at <= now and peer not in without]
+        return min(due, key=lambda peer: (self._pairs[peer].is_measured, self._pairs[peer].due_at), default=None)
 
     def wait_seconds(self, now: float) -> float | None:
         """Return how long until a peer is due; ``None`` if there is no peer."""
@@ -89,15 +90,21 @@ class Schedule:
         return None if due is None else max(0.0, due - now)
 
     def measured(self, peer: NodeId, now: float, link_seconds: float, *, is_settled: bool = True) -> None:
-        """Note a measurement of the pair, by whichever end; it took ``link_seconds`` of the link."""
+        """Note a measurement of the pair, by whichever end; it took ``link_seconds`` of the link.
+
+        With so many peers that the budget does not reach for all of them in time, each has to wait longer.
+        """
         pair = self._pairs.get(peer)
         if pair is None:
             return
         pair.refusals = pair.failures = 0
         pair.not_before = now + seconds_between(link_seconds)
         ttl = self._rules.ttl_seconds if is_settled else self._rules.ttl_seconds / _UNSETTLED
-        usual = now + ttl * self._chance.uniform(1, 1 + _JITTER)
-        pair.due_at = max(usual, pair.not_before) + self._grace(peer)
+        # The second of a pair adds its grace to the latest moment at which the first may come.
+        usual = now + ttl * (self._chance.uniform(1, 1 + _JITTER) if self._own < peer else 1 + _JITTER)
+        fair = now + seconds_between(link_seconds) * len(self._pairs)
+        pair.due_at = max(usual, fair) + self._grace(peer)
+        pair.is_measured = True
 
     def refused(self, peer: NodeId, now: float, at_least_seconds: float = 0) -> None:
         """Note that one of the two has no time now: a little later, and later each time."""

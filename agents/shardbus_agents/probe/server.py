@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import logging
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -112,6 +113,7 @@ class ProbeServer:
             welcome = Welcome(
                 may="burst" if obstacle is None else "ping",
                 because=obstacle,
+                after_seconds=self._turn.wait_seconds(),
                 interface=interface.name,
                 mtu=interface.mtu,
                 speed_bytes_per_second=interface.bytes_per_second,
@@ -121,7 +123,7 @@ class ProbeServer:
             try:
                 session.run()
             finally:
-                spent = self._turn.spend(session.most_bytes)
+                spent = self._turn.spend(session.sent, session.received)
                 if self._served is not None and session.is_whole and not loop.is_closed():
                     with suppress(RuntimeError):  # closed just now
                         loop.call_soon_threadsafe(self._served, hello.node_id, hello.boot_id, spent)
@@ -136,14 +138,10 @@ class _Session:
         self._sock = sock
         self._turn = turn
         self._bursts_left = {wire.UP: wire.MOST_BURSTS, wire.DOWN: wire.MOST_BURSTS} if may_burst else {}
-        self._bytes = {wire.UP: 0, wire.DOWN: 0}
+        self.sent: int = 0
+        self.received: int = 0
         self.is_whole: bool = False
         """Whether both directions were measured."""
-
-    @property
-    def most_bytes(self) -> int:
-        """Of the direction in which more went."""
-        return max(self._bytes.values())
 
     def run(self) -> None:
         echoes = 0
@@ -156,7 +154,7 @@ class _Session:
                 wire.read_exactly(self._sock, wire.ECHO_BYTES - 1)
                 self._sock.sendall(wire.ECHO.ljust(wire.ECHO_BYTES, b"."))
             elif command == wire.QUIT:
-                self.is_whole = all(self._bytes.values())
+                self.is_whole = self.sent > 0 and self.received > 0
                 return
             elif self._bursts_left.get(command, 0) > 0:
                 self._bursts_left[command] -= 1
@@ -166,15 +164,18 @@ class _Session:
 
     def _receive(self) -> None:
         arrivals, busy = wire.receive_burst(self._sock, self._turn.is_busy)
-        self._bytes[wire.UP] += arrivals[-1][1]
+        self.received += arrivals[-1][1]
         found = burst(arrivals, sender_busy=0, receiver_busy=busy)
         if found is not None:
-            self._turn.learn(found.bytes_per_second)
+            self._turn.learn(received=found.bytes_per_second)
         wire.send_line(self._sock, Counted(busy=busy, arrivals=tuple(wire.thinned(arrivals))))
 
     def _send(self) -> None:
+        began = time.perf_counter()
         sent, busy = wire.send_burst(self._sock, self._turn.is_busy)
-        self._bytes[wire.DOWN] += sent
+        self.sent += sent
         if wire.read_exactly(self._sock, 1) != wire.DONE:
             raise ProbeError("a burst was not received to its end")
+        # A round trip too slow, and good enough to reckon what this costs.
+        self._turn.learn(sent=sent / (time.perf_counter() - began))
         wire.send_line(self._sock, Counted(busy=busy, cut_short=self._turn.is_busy()))

@@ -24,7 +24,8 @@ class Turn:
         self._clock = clock
         self._lock = threading.Lock()
         self._busy_device: str | None = None
-        self._fastest = 0.0
+        self._sent = self._received = 0.0
+        """Bytes per second, at best."""
         self._promised = 0.0
         self._budget = Budget(clock())
         self._budget_lock = threading.Lock()
@@ -64,13 +65,14 @@ class Turn:
     def wait_seconds(self) -> float:
         """Return how long until the budget has enough for one more measurement."""
         # Once and a half a burst's time: what was handed over at its end still has to be carried.
-        cost = MOST_BURSTS * min(MOST_BYTES / self.capacity, 1.5 * MOST_SECONDS)
+        cost = MOST_BURSTS * min(MOST_BYTES / min(self._speeds), 1.5 * MOST_SECONDS)
         with self._budget_lock:
             return self._budget.wait_seconds(cost, self._clock())
 
-    def spend(self, count: int) -> float:
-        """Note that ``count`` bytes went, of the direction in which it was more; return the link's seconds of it."""
-        seconds = count / self.capacity
+    def spend(self, sent: int, received: int) -> float:
+        """Note the bytes of a measurement; return the link's seconds that they took, in the direction that took more."""
+        sending, receiving = self._speeds
+        seconds = max(sent / sending, received / receiving)
         with self._budget_lock:
             self._budget.spend(seconds, self._clock())
         return seconds
@@ -79,11 +81,13 @@ class Turn:
         """Note what the interface says that it can."""
         self._promised = max(self._promised, bytes_per_second or 0)
 
-    def learn(self, bytes_per_second: float) -> None:
-        """Note what a path carried: a measurement says more than a promise."""
-        self._fastest = max(self._fastest, bytes_per_second)
+    def learn(self, *, sent: float = 0, received: float = 0) -> None:
+        """Note at how many bytes per second something was sent or received: it says more than a promise."""
+        self._sent = max(self._sent, sent)
+        self._received = max(self._received, received)
 
     @property
-    def capacity(self) -> float:
-        """What this node's link carries, in bytes per second, as far as it is known."""
-        return self._fastest or self._promised or _ASSUMED_BYTES_PER_SECOND
+    def _speeds(self) -> tuple[float, float]:
+        """What this node's link carries out and in, as far as it is known."""
+        unknown = self._promised or _ASSUMED_BYTES_PER_SECOND
+        return self._sent or unknown, self._received or unknown

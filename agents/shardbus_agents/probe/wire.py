@@ -60,6 +60,8 @@ class Welcome(FrozenModel):
     may: str
     """``burst``: measure; ``ping``: round trips only; ``nothing``: come back later."""
     because: str | None = None
+    after_seconds: float = 0
+    """How long until there may be a burst, if that is known."""
     interface: str | None = None
     mtu: int | None = None
     speed_bytes_per_second: float | None = None
