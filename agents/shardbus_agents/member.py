@@ -24,13 +24,17 @@ class Member:
         Raises DuplicateNodeError, within an ExceptionGroup, if another agent has this node id. Then nothing more is
         said: the other one speaks.
         """
-        async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(self._presence.run())]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                beside = [tasks.create_task(self._presence.run())]
+                if self._prober is not None:
+                    beside.append(tasks.create_task(self._measure(self._prober)))
+                await self._node.run(stop)
+                for task in beside:
+                    task.cancel()
+        finally:
             if self._prober is not None:
-                beside.append(tasks.create_task(self._measure(self._prober)))
-            await self._node.run(stop)
-            for task in beside:
-                task.cancel()
+                self._prober.close()
 
     async def _measure(self, prober: "Prober") -> None:
         await self._presence.admitted.wait()

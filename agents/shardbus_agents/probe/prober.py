@@ -90,6 +90,10 @@ class Prober:
             tasks.create_task(self._look_around())
             tasks.create_task(self._measure_those_due())
 
+    def close(self) -> None:
+        """Stop listening, if it never ran. Idempotent."""
+        self._server.close()
+
     # --- meeting
 
     async def _meet(self) -> None:

@@ -10,8 +10,9 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from shardbus_infra.errors import InfraError
@@ -78,13 +79,18 @@ class ProbeServer:
                     sock.close()
                     continue
                 self._open.add(sock)
-                pool.submit(self._serve, sock, loop)
+                pool.submit(self._serve, sock, loop).add_done_callback(partial(_close, sock))
         finally:
-            listener.close()
+            self.close()
             for sock in tuple(self._open):
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)  # wakes its thread
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self._listener is not None:
+            self._listener.close()
 
     def _serve(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -129,6 +135,12 @@ class ProbeServer:
                         loop.call_soon_threadsafe(self._served, hello.node_id, hello.boot_id, spent)
         finally:
             self._turn.give_back()
+
+
+def _close(sock: socket.socket, done: Future[None]) -> None:
+    """Close the socket of a session that is over, or did not begin before the end of everything."""
+    del done
+    sock.close()
 
 
 class _Session:

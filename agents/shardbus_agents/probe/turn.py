@@ -70,7 +70,7 @@ class Turn:
             return self._budget.wait_seconds(cost, self._clock())
 
     def spend(self, sent: int, received: int) -> float:
-        """Note the bytes of a measurement; return the link's seconds that they took, in the direction that took more."""
+        """Note the bytes of a measurement; return how many of the link's seconds they took, both ways at once."""
         sending, receiving = self._speeds
         seconds = max(sent / sending, received / receiving)
         with self._budget_lock:
