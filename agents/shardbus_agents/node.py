@@ -109,6 +109,8 @@ class Node:
 
     async def _publish(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
+        if self._admitted is not None:
+            await self._admitted.wait()
         while True:
             await self._news.wait()
             self._news.clear()

@@ -25,6 +25,8 @@ _WAITED: Final = 0.15
 """The share of its time that a burst waits for acknowledgements from which on TCP's window is the limit."""
 _GAPS: Final = (0.25, 1.5)
 """What of a round trip such a wait takes. A longer gap is a reader that was held up."""
+_USUAL_GAPS: Final = 3
+"""How many times longer than usual it must be."""
 FASTEST_BYTES_PER_SECOND: Final = 625e6
 """5 Gbit/s: what Python surely keeps up with. What seems faster may be faster still."""
 AGREEMENT: Final = 0.2
@@ -151,7 +153,7 @@ def _waited(arrivals: Arrivals, start: float, round_trip_seconds: float) -> floa
     usual = whole / len(moments)
     least, most = (share * round_trip_seconds for share in _GAPS)
     gaps = (later - earlier for earlier, later in pairwise(moments))
-    return sum(gap for gap in gaps if max(least, 8 * usual) < gap < most) / whole if whole > 0 else 0
+    return sum(gap for gap in gaps if max(least, _USUAL_GAPS * usual) < gap < most) / whole if whole > 0 else 0
 
 
 def _slope(arrivals: Arrivals, start: float, end: float) -> float:
