@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,6 @@ def test_a_peer_that_is_killed_in_the_middle_of_a_burst_is_noticed_at_once(monke
     monkeypatch.setattr(wire, "MOST_SECONDS", 30)
     monkeypatch.setattr(wire, "MOST_BYTES", 1 << 40)
     began = threading.Event()
-    send = socket.socket.sendall
 
     with subprocess.Popen(
         [sys.executable, END, "serve", "127.0.0.1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -252,12 +252,11 @@ def test_a_peer_that_is_killed_in_the_middle_of_a_burst_is_noticed_at_once(monke
         killer.start()
         hello = HELLO.model_copy(update={"token": "a token that only the two ends know"})
         started = time.monotonic()
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"reset|hung up|[Bb]roken"):
             measure([ProbeAddress(host="127.0.0.1", port=port)], hello, Turn(busy_percent=100), Interfaces())
         assert time.monotonic() - started < 15
         killer.join()
         other.wait()
-    assert send is socket.socket.sendall
 
 
 def test_who_cannot_be_reached_is_said_with_every_address() -> None:
@@ -314,7 +313,7 @@ def test_a_firewalled_peer_is_complained_of_once_and_tried_less_and_less_often(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        pauses = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+        pauses = [later - earlier for earlier, later in pairwise(tries)]
         assert pauses[-1] > 4 * 0.05
         assert told == []
 
