@@ -1,16 +1,19 @@
 """Links measured between network namespaces, on paths that are shaped: what is found is what was set."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.namespaces import Link, linked, require_namespaces
+from shardbus_infra.embedded.nats import find_binary
+from support.command_line import environment
+from support.namespaces import End, Link, linked, require_namespaces
 
 pytestmark = pytest.mark.slow
 
@@ -131,3 +134,46 @@ def test_a_link_that_is_cut_in_the_middle_ends_the_measurement_in_time(tools: Pa
         assert client.returncode != 0
         assert "TimeoutError" in told
         assert time.monotonic() - began < 40
+
+
+@pytest.mark.connected
+def test_whole_agents_in_two_namespaces_tell_what_was_set(tools: Path, folder_for_servers: Path) -> None:
+    with linked(tools, megabits=(100, 20), milliseconds=(3, 3)) as link, ExitStack() as stack:
+        log = stack.enter_context((folder_for_servers / "log").open("w+"))
+
+        def start(end: End, *words: str | Path, **variables: str) -> None:
+            process = end.start(*words, env=environment(**variables), stdout=log, stderr=log, cwd=folder_for_servers)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+
+        # The bus lives on the first host, so the second one's agent reaches it over the link that is measured.
+        start(link.a, find_binary(), "-js", "-a", "0.0.0.0", "-p", "4222", "-sd", folder_for_servers / "nats")
+        for end, name in ((link.a, "attic"), (link.b, "cellar")):
+            start(
+                end,
+                *(sys.executable, END.with_name("patient_agent.py"), "--node-id", name),
+                *("--probe-listen", f"{end.address}:0"),
+                SHARDBUS_NATS_URL=f"nats://{link.a.address}:4222",
+                SHARDBUS_PROBE_BUSY_PERCENT="100",
+                SHARDBUS_BACKENDS='["psutil"]',
+                PYTHONPATH=os.pathsep.join(sys.path),
+            )
+        reader = link.a.command(sys.executable, END.with_name("links_heard.py"), f"nats://{link.a.address}:4222", "2")
+        done = subprocess.run(
+            reader,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        log.seek(0)
+        assert done.returncode == 0, done.stderr + log.read()
+        heard = {(each["from"], each["to"]): each for each in map(json.loads, done.stdout.splitlines())}
+        there, back = heard["attic", "cellar"], heard["cellar", "attic"]
+        assert there["bandwidth_bytes_per_second"] * 8e-6 == pytest.approx(100, rel=WITHIN)
+        assert back["bandwidth_bytes_per_second"] * 8e-6 == pytest.approx(20, rel=WITHIN)
+        for each in (there, back):
+            assert each["latency_seconds"] * 1e3 == pytest.approx(3, rel=WITHIN)
+            assert each["method"] == "probe"
+            assert each["interface"] == "link0"
