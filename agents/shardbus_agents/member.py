@@ -1,6 +1,7 @@
 """A node with what runs beside it: its claim on the node id, and the measuring of its links."""
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from shardbus_agents.node import Node
@@ -8,6 +9,8 @@ from shardbus_agents.presence import Presence
 
 if TYPE_CHECKING:
     from shardbus_agents.probe.prober import Prober
+
+_log = logging.getLogger(__name__)
 
 
 class Member:
@@ -38,4 +41,7 @@ class Member:
 
     async def _measure(self, prober: "Prober") -> None:
         await self._presence.admitted.wait()
-        await prober.run()
+        try:
+            await prober.run()
+        except Exception as error:  # noqa: BLE001 - whatever befalls the measuring of links, the devices are still told
+            _log.warning("links are not measured any more, until the agent is started again: %r", error, exc_info=error)

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ class Interfaces:
         """Return the interface that has an address of this host."""
         import psutil  # noqa: PLC0415 - an agent that measures no links does without
 
-        wanted = local_address.partition("%")[0]
+        # An IPv4 address as an IPv6 socket gives it.
+        wanted = local_address.partition("%")[0].removeprefix("::ffff:")
         for name, addresses in psutil.net_if_addrs().items():
             if any(each.address.partition("%")[0] == wanted for each in addresses):
                 stats = psutil.net_if_stats().get(name)
@@ -61,7 +63,7 @@ class Interfaces:
                 return Interface(name, mtu, self._speed(name) or self._thunderbolt(name) or told)
         return Interface()
 
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self, families: Collection[int]) -> tuple[str, ...]:
         """Return the addresses of this host at which another one may reach it, the fastest interface first."""
         import psutil  # noqa: PLC0415 - as above
 
@@ -71,7 +73,7 @@ class Interfaces:
             if name not in stats or not stats[name].isup:
                 continue
             for each in addresses:
-                if each.family not in {socket.AF_INET, socket.AF_INET6}:
+                if each.family not in families:
                     continue
                 address = ipaddress.ip_address(each.address.partition("%")[0])
                 if not address.is_loopback and not address.is_link_local:

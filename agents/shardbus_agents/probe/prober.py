@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +33,7 @@ _REFRESH_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 30.0
 """How often the ways to the peers are looked at, and peers that fell silent are forgotten."""
 _OBSTACLE_SECONDS: Final = 10.0
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - to recognise what a person chose
+_EVERYWHERE: Final = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}  # noqa: S104 - as chosen
 _MOST_ADDRESSES: Final = 8
 
 
@@ -139,7 +140,8 @@ class Prober:
             await self._bus.tell(subject, word.write())
 
     def _addresses(self) -> tuple[ProbeAddress, ...]:
-        hosts = self._interfaces.addresses() if self._listen.host in _WILDCARDS else (self._listen.host,)
+        families = _EVERYWHERE.get(self._listen.host)
+        hosts = (self._listen.host,) if families is None else self._interfaces.addresses(families)
         return tuple(ProbeAddress(host=host, port=self._port) for host in hosts[:_MOST_ADDRESSES])
 
     async def _look_around(self) -> None:

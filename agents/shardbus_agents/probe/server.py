@@ -51,7 +51,8 @@ class ProbeServer:
         """Bind and return the port; raises InfraError with what to do about it."""
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-            listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            both = host == "::" and socket.has_dualstack_ipv6()
+            listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             raise InfraError(
                 f"the probe server cannot listen on {host}:{port}: {error}. Give another address with --probe-listen "

@@ -259,6 +259,23 @@ def test_a_peer_that_is_killed_in_the_middle_of_a_burst_is_noticed_at_once(monke
         other.wait()
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_everywhere_is_both_kinds_of_address() -> None:
+    async def scenario() -> None:
+        server = ProbeServer(TOKEN, Turn(busy_percent=50), Interfaces())
+        port = server.listen("::", 0)
+        serving = asyncio.create_task(server.run())
+        for host in ("::1", "127.0.0.1"):
+            own = Turn(busy_percent=50)
+            found = await asyncio.to_thread(measure, [ProbeAddress(host=host, port=port)], HELLO, own, Interfaces())
+            assert found.welcome.interface == "lo"
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(scenario())
+
+
 def test_who_cannot_be_reached_is_said_with_every_address() -> None:
     nobody = [ProbeAddress(host="127.0.0.1", port=1), ProbeAddress(host="127.0.0.2", port=1)]
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: .*refused.*; 127\.0\.0\.2:1: "):

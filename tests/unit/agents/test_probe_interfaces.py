@@ -1,5 +1,6 @@
 """What interfaces say of themselves: on a made-up sysfs, with psutil's word where that says nothing."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,4 +86,5 @@ def test_addresses_that_nobody_else_reaches_are_not_told(monkeypatch: pytest.Mon
         "net_if_stats",
         lambda: {name: SimpleNamespace(isup=name != "down", speed=speed, mtu=1500) for name, speed in speeds.items()},
     )
-    assert Interfaces().addresses() == ("10.0.0.5", "192.168.1.5")
+    assert Interfaces().addresses((socket.AF_INET, socket.AF_INET6)) == ("10.0.0.5", "192.168.1.5")
+    assert Interfaces().addresses((socket.AF_INET6,)) == ()
