@@ -25,6 +25,8 @@ _WAITED: Final = 0.15
 """The share of its time that a burst waits for acknowledgements from which on TCP's window is the limit."""
 _GAPS: Final = (0.25, 1.5)
 """What of a round trip such a wait takes. A longer gap is a reader that was held up."""
+_LONG_SECONDS: Final = 0.005
+"""A shorter path of up to 5 Gbit/s holds less than any window: there a gap is an end that was held up."""
 _USUAL_GAPS: Final = 3
 """How many times longer than usual it must be."""
 FASTEST_BYTES_PER_SECOND: Final = 625e6
@@ -66,11 +68,10 @@ class Burst:
     bytes: int
     seconds: float
     """From the first arrival to the last."""
-    growing: bool = False
-    """Whether it was still getting faster when it ended."""
+    unfilled: bool = False
+    """Whether it did not fill the path: it was still getting faster when it ended, or waited for acknowledgements."""
     limited: bool = False
-    """Whether something else than the path was the limit, so that it may carry more: the processor at either end, or
-    TCP's window, which a long path leaves empty half of the time."""
+    """Whether the sender or the receiver had no time to wait, so that the path may carry more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +113,16 @@ def burst(
     early, late = _slope(arrivals, start, middle), _slope(arrivals, middle, ended)
     if rate <= 0:
         return None
-    limited = (
-        max(sender_busy, receiver_busy) >= _BUSY
-        or rate >= FASTEST_BYTES_PER_SECOND
-        or _waited(arrivals, start, round_trip_seconds) > _WAITED
-    )
-    return Burst(rate, total, seconds, growing=late > _GROWING * early, limited=limited)
+    unfilled = late > _GROWING * early or _waited(arrivals, start, round_trip_seconds) > _WAITED
+    limited = max(sender_busy, receiver_busy) >= _BUSY or rate >= FASTEST_BYTES_PER_SECOND
+    return Burst(rate, total, seconds, unfilled=unfilled, limited=limited)
 
 
 def carried(bursts: Sequence[Burst]) -> Carried | None:
-    """Return what ``bursts`` of one direction come to: the middle one of those that did not end too soon."""
+    """Return what ``bursts`` of one direction come to: the middle one of those that filled the path."""
     if not bursts:
         return None
-    steady = [each for each in bursts if not each.growing]
+    steady = [each for each in bursts if not each.unfilled]
     if not steady:
         best = max(bursts, key=lambda each: each.bytes_per_second)
         return Carried(best.bytes_per_second, 1, 0, at_least=True)
@@ -137,7 +135,7 @@ def carried(bursts: Sequence[Burst]) -> Carried | None:
 
 def agree(bursts: Sequence[Burst]) -> bool:
     """Return whether another burst would tell nothing new."""
-    steady = [each for each in bursts if not each.growing]
+    steady = [each for each in bursts if not each.unfilled]
     if len(steady) < 2:  # noqa: PLR2004 - one agrees with nobody
         return False
     rates = [each.bytes_per_second for each in steady]
@@ -147,7 +145,7 @@ def agree(bursts: Sequence[Burst]) -> bool:
 def _waited(arrivals: Arrivals, start: float, round_trip_seconds: float) -> float:
     """Return the share of the time after ``start`` in which nothing came because nothing was on its way."""
     moments = [moment for moment, _ in arrivals if moment >= start]
-    if len(moments) < 2:  # noqa: PLR2004 - a gap has two ends
+    if len(moments) < 2 or round_trip_seconds < _LONG_SECONDS:  # noqa: PLR2004 - a gap has two ends
         return 0
     whole = moments[-1] - moments[0]
     usual = whole / len(moments)

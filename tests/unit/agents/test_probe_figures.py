@@ -22,7 +22,7 @@ def test_a_steady_stream_is_measured_at_its_rate(rate: float, began: float) -> N
     seconds = min(0.25, 8 * 2**20 / rate)
     found = idle(steady(rate, seconds, packet=max(1448, int(rate * seconds / 5000)), began=0))
     assert found.bytes_per_second == pytest.approx(rate, rel=0.06)
-    assert not found.growing
+    assert not found.unfilled
     assert not found.limited
 
 
@@ -48,17 +48,17 @@ def test_slow_start_is_seen_as_growing() -> None:
             total += 1448
             arrivals.append((trip * 0.08 + packet * 1448 / (1000 * MEGABIT), total))
         window *= 2
-    assert idle(arrivals, round_trip=0.08).growing
+    assert idle(arrivals, round_trip=0.08).unfilled
 
 
-def test_waiting_for_acknowledgements_is_seen_as_a_limit() -> None:
+def test_waiting_for_acknowledgements_is_seen() -> None:
     arrivals = [
         (trip * 0.08 + packet * 0.00002, (trip * 1000 + packet + 1) * 1448)
         for trip in range(4)
         for packet in range(1000)
     ]
     found = idle(arrivals, round_trip=0.08)
-    assert found.limited
+    assert found.unfilled
 
 
 def test_a_busy_end_and_a_very_fast_path_are_at_least() -> None:
@@ -77,8 +77,8 @@ def test_of_too_little_nothing_is_told(arrivals: Arrivals) -> None:
     assert burst(arrivals, sender_busy=0, receiver_busy=0) is None
 
 
-def of(rate: float, *, growing: bool = False, limited: bool = False) -> Burst:
-    return Burst(rate, 1000, 0.2, growing, limited)
+def of(rate: float, *, unfilled: bool = False, limited: bool = False) -> Burst:
+    return Burst(rate, 1000, 0.2, unfilled, limited)
 
 
 def test_bursts_that_agree_are_told_as_their_middle() -> None:
@@ -101,14 +101,14 @@ def test_bursts_that_differ_are_repeated_and_the_middle_counts() -> None:
 
 
 def test_a_burst_that_ended_too_soon_does_not_count_where_another_one_did_not() -> None:
-    assert not agree([of(20, growing=True), of(100)])
-    found = carried([of(20, growing=True), of(60, growing=True), of(100)])
+    assert not agree([of(20, unfilled=True), of(100)])
+    found = carried([of(20, unfilled=True), of(60, unfilled=True), of(100)])
     assert found is not None
     assert (found.bytes_per_second, found.samples, found.at_least) == (100, 1, False)
 
 
 def test_where_all_ended_too_soon_or_python_was_the_limit_the_best_is_at_least() -> None:
-    found = carried([of(20, growing=True), of(60, growing=True)])
+    found = carried([of(20, unfilled=True), of(60, unfilled=True)])
     assert found is not None
     assert (found.bytes_per_second, found.at_least) == (60, True)
     found = carried([of(700, limited=True), of(900, limited=True)])
