@@ -75,7 +75,11 @@ class Presence:
                 answer = await self._bus.request(self._subject, self._word.write(), timeout_seconds=_ANSWER_SECONDS)
             except NoRespondersError:
                 return
-            except BusUnreachableError:
+            except BusUnreachableError as error:
+                if pause == _PAUSE_SECONDS:
+                    _log.warning(
+                        "%s: cannot ask whether the node id is free, will go on trying: %s", self._word.node_id, error
+                    )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             except NoAnswerError as error:
