@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from shardbus_agents import process
+from shardbus_agents.agent import Agent, Announcement
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus import nats
 from shardbus_infra.bus.port import Bus, BusError
@@ -66,8 +67,17 @@ def test_an_agent_joins_reports_and_leaves(nats_url: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_of_the_lifecycle_is_lost_or_doubled_while_the_server_is_away(
-    nats_restartable: EmbeddedNats, caplog: pytest.LogCaptureFixture
+    nats_restartable: EmbeddedNats, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leaving: list[str] = []
+    leave = Agent.leave
+
+    def noted(self: Agent, *arguments: Any) -> Announcement:
+        leaving.append(self.identity.node_id)
+        return leave(self, *arguments)
+
+    monkeypatch.setattr(Agent, "leave", noted)
+
     async def scenario() -> None:
         bus = await nats.connect(nats_restartable.url, name="test agent")
         await reconcile(bus)
@@ -83,7 +93,7 @@ def test_nothing_of_the_lifecycle_is_lost_or_doubled_while_the_server_is_away(
         # A whole fleet comes, and the first node goes, while there is no server.
         fleet = asyncio.create_task(process.run(bus, AgentSettings(simulate=MIXED, **quick), never))
         stop.set()
-        await until(lambda: caplog.text.count("will go on trying") > 8)
+        await until(lambda: caplog.text.count("will go on trying") > 8 and leaving)
         restarted_at = datetime.now(UTC)
         await asyncio.to_thread(nats_restartable.start)
 
