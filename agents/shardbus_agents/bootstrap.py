@@ -1,33 +1,30 @@
 """Which backends and nodes there are: the one module that names them. Nothing is opened here yet."""
 
 import logging
+import os
 import platform
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from importlib import metadata
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shardbus_infra.bus.port import Bus
-from shardbus_infra.bus.uuid7 import uuid7
-from shardbus_infra.files.fleet_file import read_fleet
-from shardbus_infra.files.scenario_file import read_scenario
-from shardbus_schemas.fleet import Fleet, FleetNode
-from shardbus_schemas.ids import BootId, DeviceId
-from shardbus_schemas.scenario import Scenario
+from shardbus_schemas.presence import AgentPresent
 
 from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.backends.nvml.sampler import NvmlSampler
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
-from shardbus_agents.backends.simulated import Script, SimulatedBackend
 from shardbus_agents.benchmarks import FILE_NAME, BenchmarkFile
-from shardbus_agents.cast import Cast
-from shardbus_agents.links import count_links_from, links_from
+from shardbus_agents.collector import Snapshot
+from shardbus_agents.life import agent_version, new_boot
+from shardbus_agents.member import Member
 from shardbus_agents.node import Node
+from shardbus_agents.presence import Presence
 from shardbus_agents.sampler import BackendSampler, PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
-from shardbus_agents.simulation import Narrator, Playable, PlayedLinks, PlayedNode, SimulationClock
-from shardbus_agents.timeline import Life
+
+if TYPE_CHECKING:
+    from shardbus_agents.probe.prober import Prober
+    from shardbus_agents.simulation import Narrator, PlayedNode
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +37,26 @@ On a Mac MLX knows the GPU's limit, and what Apple's tools say fills in the rest
 _ONLY_ON: Final[Mapping[BackendName, str]] = {"amdgpu": "Linux", "intel": "Linux", "apple": "Darwin"}
 """Where ``auto`` looks for a backend that only one system can have."""
 
-_MANY_LINKS: Final = 20_000
-
 
 def nodes(
     bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]
-) -> tuple[Node | PlayedNode | Narrator, ...]:
-    """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
+) -> "tuple[Member | PlayedNode | Narrator, ...]":
+    """Return this host as a node, or those of the fleet file that is to be played.
+
+    Raises FileError, and InfraError if the probe server cannot listen.
+    """
     if settings.simulate is not None:
-        return _simulated_nodes(bus, settings, settings.simulate, now)
+        # Imported here: an agent of a real host does without all of it.
+        from shardbus_agents.played_fleet import play_file  # noqa: PLC0415 - see above
+
+        def begin(identity: Identity, backend: Backend) -> Member:
+            return _member(identity, (PromptSampler(backend),), bus, settings, now)
+
+        return play_file(settings.simulate, settings, begin, now=now)
     if settings.simulate_scenario is not None:
         _log.warning("simulate_scenario is set, but no fleet is played: there is nobody to play it")
-    return (_node(identity(settings), real_samplers(settings), bus, settings, now),)
+    samplers = real_samplers(settings)
+    return (_member(identity(settings), samplers, bus, settings, now, probe_listen=settings.probe_listen),)
 
 
 def real_samplers(settings: AgentSettings) -> tuple[BackendSampler, ...]:
@@ -74,9 +79,9 @@ def identity(settings: AgentSettings) -> Identity:
     """Return who this host's agent speaks for, in a new life."""
     return Identity(
         node_id=settings.node_id,
-        boot_id=_new_boot(),
+        boot_id=new_boot(),
         hostname=platform.node() or None,
-        agent_version=_version(),
+        agent_version=agent_version(),
         operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
         labels=tuple(settings.labels.items()),
     )
@@ -137,84 +142,25 @@ def benchmark_file(settings: AgentSettings) -> BenchmarkFile:
     return BenchmarkFile(settings.data_dir / FILE_NAME)
 
 
-def _simulated_nodes(
-    bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]
-) -> tuple[PlayedNode | Narrator, ...]:
-    fleet = read_fleet(path)
-    scenario = Scenario() if settings.simulate_scenario is None else read_scenario(settings.simulate_scenario, fleet)
-    devices, links = sum(1 for _ in fleet.devices()), sum(count_links_from(fleet, node.node_id) for node in fleet.nodes)
-    _log.info("playing %d nodes with %d devices and %d links of %s", len(fleet.nodes), devices, links, path)
-    if links > _MANY_LINKS:
-        rate = links / settings.link_interval_seconds
-        _log.warning("%d links are %.0f messages a second: leave default_link out of %s", links, rate, path)
-    return played_nodes(
-        fleet,
-        scenario,
-        settings,
-        lambda identity, backend: _node(identity, (PromptSampler(backend),), bus, settings, now),
-        now=now,
-    )
-
-
-def played_nodes(
-    fleet: Fleet,
-    scenario: Scenario,
+def _member(
+    identity: Identity,
+    samplers: tuple[Sampler, ...],
+    bus: Bus,
     settings: AgentSettings,
-    begin: Callable[[Identity, Backend], Playable],
-    *,
     now: Callable[[], datetime],
-) -> tuple[PlayedNode | Narrator, ...]:
-    """Return every node of ``fleet``, and who narrates ``scenario``.
-
-    ``begin`` makes an agent of a node for each of its lives.
-    """
-    cast = Cast(scenario, fleet)
-    interval = settings.sample_interval_seconds
-    clock = SimulationClock(time_scale=scenario.time_scale, interval_seconds=interval, nodes=len(fleet.nodes))
-
-    def played(place: int, node: FleetNode) -> PlayedNode:
-        seen: set[DeviceId] = set()
-
-        def live(life: Life) -> Playable:
-            script = Script(
-                steps=cast.devices.get(node.node_id, {}),
-                clock=clock.ticks(life, place) if scenario.steps else None,
-                began=life.start,
-                time_scale=scenario.time_scale,
-                patience_seconds=settings.driver_patience_seconds,
-                seen=seen,
-            )
-            identity = Identity(
-                node_id=node.node_id,
-                boot_id=_new_boot(),
-                hostname=node.node_id,
-                agent_version=_version(),
-                operating_system="simulated",
-                labels=tuple(node.labels.items()),
-                device_link=node.device_link,
-            )
-            return begin(identity, SimulatedBackend(node, seed=settings.simulate_seed, script=script))
-
-        count = count_links_from(fleet, node.node_id)
-        links = PlayedLinks(
-            lambda: links_from(fleet, node.node_id),
-            count,
-            cast.links.get(node.node_id, {}),
-            clock=clock,
-            interval_seconds=settings.link_interval_seconds,
-            now=now,
-        )
-        steps = cast.nodes.get(node.node_id, ())
-        return PlayedNode(place, live, steps=steps, links=links if count else None, clock=clock)
-
-    narrator = [Narrator(scenario.timed_steps(), clock)] if scenario.steps else []
-    return (*(played(place, node) for place, node in enumerate(fleet.nodes)), *narrator)
-
-
-def _node(
-    identity: Identity, samplers: tuple[Sampler, ...], bus: Bus, settings: AgentSettings, now: Callable[[], datetime]
-) -> Node:
-    return Node(
+    *,
+    probe_listen: str | None = None,
+) -> Member:
+    word = AgentPresent(
+        node_id=identity.node_id,
+        boot_id=identity.boot_id,
+        started_at=now(),
+        hostname=platform.node() or None,
+        process_id=os.getpid(),
+    )
+    presence = Presence(word, bus)
+    watchers: list[Callable[[Snapshot], None]] = []
+    node = Node(
         Agent(identity, settings.pace),
         samplers,
         bus,
@@ -222,15 +168,37 @@ def _node(
         now=now,
         driver_patience_seconds=settings.driver_patience_seconds,
         leave_patience_seconds=settings.leave_patience_seconds,
+        watchers=watchers,
+        admitted=presence.admitted,
     )
+    presence.contested = node.join_again
+    prober = None
+    if probe_listen is not None:
+        prober = _prober(probe_listen, identity, bus, settings, node, now)
+        watchers.append(prober.watch)
+    return Member(node, presence, prober)
 
 
-def _new_boot() -> BootId:
-    return BootId(uuid7())
+def _prober(
+    probe_listen: str,
+    identity: Identity,
+    bus: Bus,
+    settings: AgentSettings,
+    node: Node,
+    now: Callable[[], datetime],
+) -> "Prober":
+    # Imported here: an agent that measures no links does without all of it.
+    from shardbus_agents.probe.prober import Listen, Prober  # noqa: PLC0415 - see above
+    from shardbus_agents.probe.schedule import Rules  # noqa: PLC0415 - see above
 
-
-def _version() -> str | None:
-    try:
-        return metadata.version("shardbus")
-    except metadata.PackageNotFoundError:
-        return None
+    host, _, port = probe_listen.rpartition(":")
+    return Prober(
+        identity.node_id,
+        identity.boot_id,
+        bus,
+        listen=Listen(host.strip("[]"), int(port)),
+        rules=Rules(ttl_seconds=settings.link_ttl_seconds),
+        busy_percent=settings.probe_busy_percent,
+        tell=node.tell,
+        now=now,
+    )

@@ -29,7 +29,10 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Node:
-    """An agent with its samplers and its outbox. ``watchers`` see every snapshot as it is taken, and must not block."""
+    """An agent with its samplers and its outbox. ``watchers`` see every snapshot as it is taken, and must not block.
+
+    Nothing is published before ``admitted`` is set: see ``presence``.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Node:
         driver_patience_seconds: float = 3,
         leave_patience_seconds: float = 3,
         watchers: Sequence[Callable[[Snapshot], None]] = (),
+        admitted: asyncio.Event | None = None,
     ) -> None:
         self._agent = agent
         self._samplers = samplers
@@ -51,6 +55,7 @@ class Node:
         self._driver_patience = driver_patience_seconds
         self._leave_patience = leave_patience_seconds
         self._watchers = watchers
+        self._admitted = admitted
         self._outbox = Outbox(agent.identity.source)
         self._news = asyncio.Event()
 
@@ -71,6 +76,11 @@ class Node:
     def tell(self, message: Event) -> None:
         """Publish what another part of the agent found out, as its readings are: kept until it is acknowledged."""
         self._outbox.add(self._agent.announce(message, self._now()))
+        self._news.set()
+
+    def join_again(self) -> None:
+        """Say once more that this node is here: another agent spoke for it by mistake."""
+        self._outbox.add(self._agent.join(self._now()))
         self._news.set()
 
     async def _sample(self, stop: asyncio.Event) -> None:
@@ -111,6 +121,8 @@ class Node:
 
     async def _publish(self) -> None:
         pause, trouble = _FIRST_PAUSE_SECONDS, ""
+        if self._admitted is not None:
+            await self._admitted.wait()
         while True:
             await self._news.wait()
             self._news.clear()
@@ -136,6 +148,8 @@ class Node:
         last: BusError | None = None
         try:
             async with asyncio.timeout(self._leave_patience):
+                if self._admitted is not None:
+                    await self._admitted.wait()
                 while not self._outbox.is_empty:
                     try:
                         await self._outbox.flush(self._bus)

@@ -4,12 +4,14 @@ import platform
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas.ids import NodeId
 
 from shardbus_agents.change_detection import Thresholds
 from shardbus_agents.readings import Pace
+
+_HIGHEST_PORT = 65_535
 
 BackendName = Literal["nvml", "amdgpu", "intel", "psutil", "mlx", "apple"]
 
@@ -21,6 +23,13 @@ def _say_what_a_node_id_is(value: object, handler: ValidatorFunctionWrapHandler)
         raise ValueError(
             "a node id is text of 1 to 200 characters, without '/' or control characters, or spaces at its ends"
         ) from error
+
+
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > _HIGHEST_PORT:
+        raise ValueError("an address is HOST:PORT, such as 127.0.0.1:0, 0.0.0.0:4300 or [::]:0")
+    return value
 
 
 class AgentSettings(CommonSettings):
@@ -71,6 +80,14 @@ class AgentSettings(CommonSettings):
     it bounds how late a hanging driver is known."""
     leave_patience_seconds: float = Field(default=3, gt=0)
     """How long a stopping agent tries to tell the bus what it has not told yet."""
+
+    probe_listen: Annotated[str, AfterValidator(_address)] | None = None
+    """``HOST:PORT`` at which other agents may measure the path to this node; port 0 takes a free one. Unset: no link
+    is measured. ``0.0.0.0:0`` is all interfaces."""
+    link_ttl_seconds: float = Field(default=3600, gt=0)
+    """How old a measured link may become."""
+    probe_busy_percent: float = Field(default=50, ge=0, le=100)
+    """No link is measured while a device of the node is busier than this."""
 
     @property
     def pace(self) -> Pace:

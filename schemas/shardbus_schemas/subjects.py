@@ -1,7 +1,8 @@
 """The grammar of subjects: nobody writes one as a string elsewhere.
 
 ``shardbus.v1.telemetry.<node>``, ``shardbus.v1.link.<from>.<to>``, ``shardbus.v1.event.<kind>.<id>``,
-``shardbus.v1.command.<verb>`` and ``shardbus.v1.dead.<stream>``. An id is one token: characters that NATS
+``shardbus.v1.command.<verb>`` and ``shardbus.v1.dead.<stream>``; no stream keeps ``shardbus.v1.agent.<node>``,
+``shardbus.v1.peers`` and ``shardbus.v1.peers.<node>``. An id is one token: characters that NATS
 reserves are percent-encoded, so a model named ``llama-3.1-8b`` becomes ``llama-3%2E1-8b``.
 """
 
@@ -22,6 +23,8 @@ LINKS_ALL = f"{PREFIX}.link.*.*"
 EVENTS_ALL = f"{PREFIX}.event.>"
 COMMANDS_ALL = f"{PREFIX}.command.>"
 DEAD_ALL = f"{PREFIX}.dead.>"
+PEERS = f"{PREFIX}.peers"
+"""Where agents that measure links tell one another where they are. No stream keeps it."""
 INSTANCES_ALL = f"{PREFIX}.event.instance.*"
 """The decisions' ledger: the placer appends to it with the expected last sequence of all of it."""
 
@@ -52,6 +55,16 @@ def telemetry(node_id: str) -> str:
 def link(from_node: str, to_node: str) -> str:
     """Return where the measurements of one directed link go."""
     return f"{PREFIX}.link.{encode_token(from_node)}.{encode_token(to_node)}"
+
+
+def agent(node_id: str) -> str:
+    """Return where the agent of a node is asked whether it lives. No stream keeps it."""
+    return f"{PREFIX}.agent.{encode_token(node_id)}"
+
+
+def peers(node_id: str) -> str:
+    """Return where the agents that measure links answer one that has just started. No stream keeps it."""
+    return f"{PEERS}.{encode_token(node_id)}"
 
 
 def event(kind: EventKind, name: str) -> str:

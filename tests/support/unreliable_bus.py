@@ -39,6 +39,21 @@ class UnreliableBus(MemoryBus):
             raise AppendTimeoutError("the test lost the acknowledgement")
         return appended
 
+    @override
+    async def tell(self, subject: str, payload: bytes) -> None:
+        self._require_here()
+        await super().tell(subject, payload)
+
+    @override
+    async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:
+        self._require_here()
+        return await super().request(subject, payload, timeout_seconds=timeout_seconds)
+
+    def _require_here(self) -> None:
+        self.attempts += 1
+        if self.away:
+            raise BusUnreachableError("the test took the bus away")
+
     def said(self, stream: str) -> Sequence[Any]:
         """Return the messages of a stream, in order."""
         return [receive(stored).message for stored in self.server.log(stream).messages]

@@ -16,9 +16,11 @@ from shardbus_console.output import print_json, print_table, say
 from shardbus_console.placement_view import print_result
 
 if TYPE_CHECKING:
-    from shardbus_eventstore.read_model.queries import InstanceView
+    from shardbus_eventstore.read_model.queries import InstanceView, LinkView
 
-_RIGHT = frozenset({"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age"})
+_RIGHT = frozenset(
+    {"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age", "samples", "spread"}
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,20 +47,25 @@ def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    rows = [
-        {
-            "from": link.from_node,
-            "to": link.to_node,
-            "bandwidth": rate_text(link.bandwidth_bytes_per_second),
-            "latency": seconds_text(link.latency_seconds),
-            "measured": f"{link.measured_at:%Y-%m-%d %H:%M:%S}",
-            "method": link.method,
-        }
-        for link in found
-    ]
+    rows = [link_row(link) for link in found]
     print_table(None, rows, right=_RIGHT)
     if not rows:
         say("no link was measured yet")
+
+
+def link_row(link: "LinkView") -> dict[str, object]:
+    """Return a link as a row of the table; "≥" is before what may be more."""
+    return {
+        "from": link.from_node,
+        "to": link.to_node,
+        "bandwidth": ("≥ " if link.at_least else "") + rate_text(link.bandwidth_bytes_per_second),
+        "latency": seconds_text(link.latency_seconds),
+        "measured": f"{link.measured_at:%Y-%m-%d %H:%M:%S}",
+        "method": link.method,
+        "samples": "" if link.samples is None else link.samples,
+        "spread": "" if link.spread is None else f"{100 * link.spread:.0f} %",
+        "interface": link.interface or "",
+    }
 
 
 def instances(

@@ -51,6 +51,15 @@ Scenario = Annotated[
     Path | None, typer.Option("--scenario", metavar="FILE", help="What happens to the fleet that is played.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
+ProbeListen = Annotated[
+    str | None,
+    typer.Option(
+        "--probe-listen",
+        metavar="HOST:PORT",
+        help="Where other agents may measure the path to this node; 0.0.0.0:0 is everywhere, on a free port. "
+        "[default: no link is measured]",
+    ),
+]
 DataFolder = Annotated[
     Path | None, typer.Option("--data-dir", metavar="FOLDER", help="Where the servers keep their data.")
 ]
@@ -73,6 +82,7 @@ def agent(
     simulate: FleetFile = None,
     scenario: Scenario = None,
     seed: Seed = None,
+    probe_listen: ProbeListen = None,
     nats_url: NatsUrl = None,
 ) -> None:
     """Report this node's devices until interrupted.
@@ -99,6 +109,7 @@ def agent(
         simulate=simulate,
         simulate_scenario=scenario,
         simulate_seed=seed,
+        probe_listen=probe_listen,
         nats_url=nats_url,
     )
     _check_scenario(settings.simulate, settings.simulate_scenario)
@@ -173,6 +184,7 @@ def up(
     simulate: FleetFile = None,
     scenario: Scenario = None,
     seed: Seed = None,
+    probe_listen: ProbeListen = None,
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.", min=0, max=65535)] = 4222,
     postgres_port: Annotated[int, typer.Option(help="Port of the embedded Postgres.", min=0, max=65535)] = 5433,
     nats_url: NatsUrl = None,
@@ -191,7 +203,9 @@ def up(
         urls = start_servers(common, stack, nats_port=nats_port, postgres_port=postgres_port)
         file = announce(common.data_dir, urls)
         stack.callback(file.unlink, missing_ok=True)
-        parts = all_parts(_given(data_dir=data_dir, node_id=node_id, **urls), simulate, seed, scenario)
+        parts = all_parts(
+            _given(data_dir=data_dir, node_id=node_id, probe_listen=probe_listen, **urls), simulate, seed, scenario
+        )
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
         say(f"data      {common.data_dir}")
@@ -229,7 +243,7 @@ def all_parts(
         from shardbus_placer.settings import PlacerSettings
     from shardbus_console.running import agent_part, placer_part, projector_part
 
-    shared = {name: value for name, value in flags.items() if name != "node_id"}
+    shared = {name: value for name, value in flags.items() if name not in {"node_id", "probe_listen"}}
     parts = {
         "projector": projector_part(ProjectorSettings(**shared)),
         "placer": placer_part(PlacerSettings(**shared)),

@@ -2,7 +2,8 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self, cast
@@ -10,12 +11,16 @@ from typing import Self, cast
 from shardbus_schemas.subjects import matches
 
 from shardbus_infra.bus.bell import Bell
+from shardbus_infra.bus.hearing import Hearing
 from shardbus_infra.bus.port import (
     Appended,
     AppendTimeoutError,
     BusError,
     BusUnreachableError,
     ExpectedLast,
+    Heard,
+    NoAnswerError,
+    NoRespondersError,
     Outgoing,
     Stored,
     StreamInfo,
@@ -101,7 +106,21 @@ class MemoryServer:
     def __init__(self, streams: Sequence[StreamSpec] = STREAMS, *, now: Callable[[], datetime] = _now) -> None:
         self.now: Callable[[], datetime] = now
         self.logs: dict[str, _Log] = {spec.name: _Log(spec.config, now()) for spec in streams}
+        self.hearings: list[Hearing] = []
         self._bells: set[Bell] = set()
+        self._inboxes = 0
+
+    def tell(self, heard: Heard) -> int:
+        """Give a message to whoever listens, and return to how many."""
+        listening = [hearing for hearing in self.hearings if matches(hearing.subjects, heard.subject)]
+        for hearing in listening:
+            hearing.put(heard)
+        return len(listening)
+
+    def new_inbox(self) -> str:
+        """Return a subject that nobody has listened on."""
+        self._inboxes += 1
+        return f"_INBOX.{self._inboxes}"
 
     def log(self, stream: str) -> _Log:
         """Return the log of ``stream``; raises StreamMissingError."""
@@ -221,6 +240,7 @@ class MemoryBus:
     ) -> None:
         self.server: MemoryServer = server or MemoryServer(streams, now=now)
         self._closed = False
+        self._hearings: list[Hearing] = []
 
     def another(self) -> Self:
         """Return another connection to the same streams, as another process would have."""
@@ -323,9 +343,48 @@ class MemoryBus:
             bytes=sum(len(stored.payload) for stored in log.messages),
         )
 
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Send a message to whoever listens; see ``Bus.tell``."""
+        self._require_open()
+        self.server.tell(Heard(checked_subject(subject), payload))
+
+    @asynccontextmanager
+    async def listen(self, subjects: str, *, max_waiting: int = 1000) -> AsyncGenerator[AsyncIterator[Heard], None]:
+        """Hear what is told; see ``Bus.listen``."""
+        self._require_open()
+        hearing = Hearing(subjects, max_waiting)
+        self.server.hearings.append(hearing)
+        self._hearings.append(hearing)
+        try:
+            yield hearing
+        finally:
+            self._hearings.remove(hearing)
+            if hearing in self.server.hearings:
+                self.server.hearings.remove(hearing)
+
+    async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:
+        """Send a message and return the first answer; see ``Bus.request``."""
+        self._require_open()
+        inbox = self.server.new_inbox()
+        async with self.listen(inbox) as answers:
+            if not self.server.tell(Heard(checked_subject(subject), payload, inbox)):
+                raise NoRespondersError(f"nobody listens on {subject}")
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    return (await anext(answers)).payload
+            except TimeoutError as error:
+                raise NoAnswerError(
+                    f"somebody listens on {subject}, but gave no answer in {timeout_seconds:g} s"
+                ) from error
+            except StopAsyncIteration as error:
+                raise BusUnreachableError("this connection to the bus is closed") from error
+
     async def close(self) -> None:
-        """End this connection's follows and works. What is in the streams stays."""
+        """End this connection's follows, works and listening. What is in the streams stays."""
         self._closed = True
+        for hearing in self._hearings:
+            hearing.end()
+            self.server.hearings.remove(hearing)
         self.server.notify()
 
     async def stream_config(self, name: str) -> Mapping[str, object] | None:

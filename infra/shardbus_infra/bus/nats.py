@@ -5,11 +5,12 @@ what is said to JetStream is said by ``nats_append``, ``nats_follow`` and ``nats
 """
 
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import cast
 
-from shardbus_infra.bus import nats_append
+from shardbus_infra.bus import nats_append, nats_messages
 from shardbus_infra.bus.nats_connection import Connection, Health
 from shardbus_infra.bus.nats_follow import follow
 from shardbus_infra.bus.nats_lookup import find, information
@@ -18,6 +19,7 @@ from shardbus_infra.bus.port import (
     Appended,
     BusUnreachableError,
     ExpectedLast,
+    Heard,
     Outgoing,
     Stored,
     StreamInfo,
@@ -108,6 +110,21 @@ class NatsBus:
     async def info(self, stream: str) -> StreamInfo:
         """Return a stream's identity and extent; raises StreamMissingError."""
         return await information(self._connection, stream)
+
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Send a message to whoever listens; see ``Bus.tell``."""
+        self._require_open()
+        nats_messages.tell(self._connection, subject, payload)
+
+    def listen(self, subjects: str, *, max_waiting: int = 1000) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
+        """Hear what is told; see ``Bus.listen``."""
+        self._require_open()
+        return nats_messages.listen(self._connection, subjects, max_waiting)
+
+    async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:
+        """Send a message and return the first answer; see ``Bus.request``."""
+        self._require_open()
+        return await nats_messages.request(self._connection, subject, payload, timeout_seconds)
 
     async def close(self) -> None:
         """Flush what is pending and disconnect; follows and works end. Idempotent."""

@@ -11,7 +11,6 @@ from shardbus_infra.bus.nats_connection import (
     Connection,
     ConnectionLostError,
     DeniedError,
-    NoRespondersError,
 )
 from shardbus_infra.bus.nats_lookup import find
 from shardbus_infra.bus.port import (
@@ -22,6 +21,7 @@ from shardbus_infra.bus.port import (
     BusUnreachableError,
     ExpectedLast,
     MessageRefusedError,
+    NoRespondersError,
     Outgoing,
     StreamMissingError,
     WrongSequenceError,

@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 
 from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_client import DirectClient, Handler
-from shardbus_infra.bus.port import BusError, BusUnreachableError, StreamMissingError
+from shardbus_infra.bus.port import BusError, BusUnreachableError, NoRespondersError, StreamMissingError
 from shardbus_infra.bus.wire import status_of
 
 _log = logging.getLogger(__name__)
@@ -35,10 +35,6 @@ Receiver = Callable[[bytes, bytes, bytes | None], None]
 
 class ConnectionLostError(BusUnreachableError):
     """The connection broke before the answer came."""
-
-
-class NoRespondersError(BusUnreachableError):
-    """Nobody listens on the subject: no such stream, or JetStream is away."""
 
 
 class DeniedError(BusError):

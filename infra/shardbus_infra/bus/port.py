@@ -4,9 +4,13 @@ The adapters are ``nats.py`` (real) and ``memory.py`` (tests and offline tools);
 
 A *stream* is an append-only log. ``append`` writes to it; ``follow`` reads it in order from any sequence and never
 moves a cursor on the server; ``work`` shares a work queue between workers, each item acknowledged on its own.
+
+A *message* that no stream keeps is for whoever listens now: ``tell`` sends one, ``listen`` hears them, ``request``
+sends one and returns the first answer.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -18,6 +22,14 @@ class BusError(Exception):
 
 class BusUnreachableError(BusError):
     """No server answered."""
+
+
+class NoRespondersError(BusUnreachableError):
+    """A server answered, but nobody listens on the subject: no such stream, no such agent, or JetStream is away."""
+
+
+class NoAnswerError(BusError):
+    """Somebody listens, or did a moment ago, and gave no answer in time."""
 
 
 class AppendTimeoutError(BusError):
@@ -106,6 +118,16 @@ class StreamInfo:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message that no stream keeps."""
+
+    subject: str
+    payload: bytes
+    reply: str | None = None
+    """Where its sender waits for an answer: ``tell`` it there."""
+
+
 class WorkItem(Protocol):
     """A message of a work queue, held by this worker until it is settled."""
 
@@ -185,6 +207,27 @@ class Bus(Protocol):
 
     async def info(self, stream: str) -> StreamInfo:
         """Return a stream's identity and extent; raises StreamMissingError."""
+        ...
+
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Send a message to whoever listens now; nobody need. Raises BusUnreachableError while the bus is away."""
+        ...
+
+    def listen(self, subjects: str, *, max_waiting: int = 1000) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
+        """Hear what is told on ``subjects`` (wildcards allowed) within the ``async with``.
+
+        Once entered, everything that is told afterwards is heard, one's own words too; while the bus is away nothing
+        is, and it heals itself. Of what the reader has not taken yet only the newest ``max_waiting`` are kept. The
+        iterator ends when the bus is closed.
+        """
+        ...
+
+    async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:
+        """Send a message and return the first answer.
+
+        Raises NoRespondersError at once if nobody listens, NoAnswerError after the timeout, BusUnreachableError while
+        the bus is away.
+        """
         ...
 
     async def close(self) -> None:

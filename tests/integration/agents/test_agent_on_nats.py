@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from shardbus_agents import process
-from shardbus_agents.agent import Agent, Identity
+from shardbus_agents.agent import Agent, Announcement, Identity
 from shardbus_agents.collector import Sampled
 from shardbus_agents.node import Node
 from shardbus_agents.readings import Pace
@@ -74,8 +74,17 @@ def test_an_agent_joins_reports_and_leaves(nats_url: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_of_the_lifecycle_is_lost_or_doubled_while_the_server_is_away(
-    nats_restartable: EmbeddedNats, caplog: pytest.LogCaptureFixture
+    nats_restartable: EmbeddedNats, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leaving: list[str] = []
+    leave = Agent.leave
+
+    def noted(self: Agent, *arguments: Any) -> Announcement:
+        leaving.append(self.identity.node_id)
+        return leave(self, *arguments)
+
+    monkeypatch.setattr(Agent, "leave", noted)
+
     async def scenario() -> None:
         bus = await nats.connect(nats_restartable.url, name="test agent")
         await reconcile(bus)
@@ -91,7 +100,7 @@ def test_nothing_of_the_lifecycle_is_lost_or_doubled_while_the_server_is_away(
         # A whole fleet comes, and the first node goes, while there is no server.
         fleet = asyncio.create_task(process.run(bus, AgentSettings(simulate=MIXED, **quick), never))
         stop.set()
-        await until(lambda: caplog.text.count("cannot publish") > 8)
+        await until(lambda: caplog.text.count("will go on trying") > 8 and leaving)
         restarted_at = datetime.now(UTC)
         await asyncio.to_thread(nats_restartable.start)
 

@@ -60,3 +60,18 @@ def test_the_readme_names_every_setting_of_an_agent_and_no_other() -> None:
     documented = {name.lower() for name in re.findall(r"`SHARDBUS_([A-Z_]+)` \|", readme)}
     own = set(AgentSettings.model_fields) - set(CommonSettings.model_fields)
     assert documented == own | {"nats_url"}
+
+
+@pytest.mark.parametrize("address", ["", "host", ":4300", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "host:-1"])
+def test_a_bad_address_to_be_measured_at_is_refused_with_what_a_good_one_is(address: str) -> None:
+    with pytest.raises(SettingsError, match=r"HOST:PORT, such as 127\.0\.0\.1:0"):
+        AgentSettings(probe_listen=address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "0.0.0.0:4300", "[::]:0", "attic.local:65535"])
+def test_an_address_to_be_measured_at_has_a_host_and_a_port(address: str) -> None:
+    assert AgentSettings(probe_listen=address).probe_listen == address
+
+
+def test_no_link_is_measured_unless_told() -> None:
+    assert AgentSettings().probe_listen is None

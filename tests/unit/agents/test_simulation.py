@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 from shardbus_agents.agent import Identity
 from shardbus_agents.backends.protocol import Backend
-from shardbus_agents.bootstrap import played_nodes
+from shardbus_agents.played_fleet import played_nodes
 from shardbus_agents.settings import AgentSettings
 from shardbus_agents.simulation import SimulationClock
 from shardbus_agents.timeline import Life
