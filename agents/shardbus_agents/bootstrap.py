@@ -1,7 +1,7 @@
 """Which backends and nodes there are: the one module that names them. Nothing is opened here yet."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from shardbus_schemas.ids import BootId, NodeId
 from shardbus_agents.agent import Agent, Identity
 from shardbus_agents.backends.protocol import Backend, BackendUnavailableError
 from shardbus_agents.backends.simulated import SimulatedBackend
+from shardbus_agents.collector import Snapshot
 from shardbus_agents.links import links_from
 from shardbus_agents.node import Node
 from shardbus_agents.sampler import PromptSampler, Sampler, ThreadedSampler
@@ -23,11 +24,15 @@ from shardbus_agents.settings import AgentSettings, BackendName
 BY_TRUST: Final[tuple[BackendName, ...]] = ("nvml", "psutil", "mlx")
 """What an earlier one says of a device, a later one does not change: a driver knows its load, MLX only what it is."""
 
+Watchers = Callable[[NodeId], Sequence[Callable[[Snapshot], None]]]
+"""Of each node, who sees its snapshots."""
+
 
 def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> tuple[Node, ...]:
     """Return this host as a node, or those of the fleet file that is to be played; raises FileError."""
+    watchers = _watchers(settings)
     if settings.simulate is not None:
-        return _simulated_nodes(bus, settings, settings.simulate, now)
+        return _simulated_nodes(bus, settings, settings.simulate, now, watchers)
     identity = Identity(
         node_id=settings.node_id,
         boot_id=_new_boot(),
@@ -36,7 +41,7 @@ def nodes(bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]) -> 
         operating_system=f"{platform.system()} {platform.release()} {platform.machine()}",
         labels=tuple(settings.labels.items()),
     )
-    return (_node(identity, real_samplers(settings), bus, settings, now),)
+    return (_node(identity, real_samplers(settings), bus, settings, now, watchers),)
 
 
 def real_samplers(settings: AgentSettings) -> tuple[Sampler, ...]:
@@ -85,7 +90,9 @@ _OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
 }
 
 
-def _simulated_nodes(bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime]) -> tuple[Node, ...]:
+def _simulated_nodes(
+    bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime], watchers: Watchers
+) -> tuple[Node, ...]:
     fleet = read_fleet(path)
     return tuple(
         _node(
@@ -102,13 +109,19 @@ def _simulated_nodes(bus: Bus, settings: AgentSettings, path: Path, now: Callabl
             bus,
             settings,
             now,
+            watchers,
         )
         for node in fleet.nodes
     )
 
 
 def _node(
-    identity: Identity, samplers: tuple[Sampler, ...], bus: Bus, settings: AgentSettings, now: Callable[[], datetime]
+    identity: Identity,
+    samplers: tuple[Sampler, ...],
+    bus: Bus,
+    settings: AgentSettings,
+    now: Callable[[], datetime],
+    watchers: Watchers,
 ) -> Node:
     return Node(
         Agent(identity, settings.pace),
@@ -118,7 +131,19 @@ def _node(
         now=now,
         driver_patience_seconds=settings.driver_patience_seconds,
         leave_patience_seconds=settings.leave_patience_seconds,
+        watchers=watchers(identity.node_id),
     )
+
+
+def _watchers(settings: AgentSettings) -> Watchers:
+    """Return who else sees a node's snapshots: the hardware metrics, if they go anywhere."""
+    if settings.otel_exporter == "none":
+        return lambda _: ()
+    from shardbus_agents.hardware_metrics import hardware_metrics  # noqa: PLC0415 - who exports nothing pays nothing
+
+    # A tick is late by the patience with a driver at most; what is older than that and two intervals is not renewed.
+    lifetime = 2 * settings.sample_interval_seconds + settings.driver_patience_seconds
+    return lambda node_id: (hardware_metrics().watcher(node_id, lifetime_seconds=lifetime),)
 
 
 def _new_boot() -> BootId:
