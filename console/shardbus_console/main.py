@@ -7,7 +7,20 @@ from typing import NoReturn
 
 import typer
 
-from shardbus_console.commands import demo, doctor, explain, fit, fleet, history, models, place, plan, serve, whatif
+from shardbus_console.commands import (
+    demo,
+    doctor,
+    explain,
+    fit,
+    fleet,
+    history,
+    models,
+    place,
+    plan,
+    serve,
+    top,
+    whatif,
+)
 from shardbus_console.exits import Exit, exit_code_of, text_of
 from shardbus_console.output import say
 
@@ -20,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for group in (demo, serve, place, plan, explain, fit, whatif, fleet, models, history, doctor):
+for group in (demo, serve, place, plan, explain, fit, whatif, fleet, top, models, history, doctor):
     group.add_to(app)
 
 

@@ -111,6 +111,7 @@ def test_any_history_comes_back_from_postgres_as_the_fold_of_it(
         rows = [dict(row) for row in connection.execute(select(DEVICE_HISTORY)).mappings()]
         assert sorted(map(str, rows)) == sorted(str(dict(row)) for row in past)
         queries.devices(connection, START)
+        queries.activity(connection)
         queries.instances(connection, include_deleted=True)
         queries.refusals(connection)
         queries.decisions(connection)
