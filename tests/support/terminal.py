@@ -1,5 +1,6 @@
 """A command on a terminal of its own: a real pseudo-terminal with a size, whose Ctrl-C is a signal."""
 
+import codecs
 import fcntl
 import os
 import re
@@ -16,6 +17,8 @@ from support.command_line import COMMAND
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _HOME = "\x1b[H"
+_SIZE = ("COLUMNS", "LINES")
+"""Variables that would win over the terminal's size; Python's readline sets them."""
 ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 
 
@@ -23,6 +26,7 @@ class Terminal:
     """What a person sees of a command, and what he types."""
 
     def __init__(self, *arguments: str, environment: Mapping[str, str], columns: int, lines: int) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master, slave = os.openpty()
         self.resize(columns, lines)
 
@@ -31,7 +35,7 @@ class Terminal:
 
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
-            env={**environment, "TERM": "xterm-256color"},
+            env={name: value for name, value in environment.items() if name not in _SIZE} | {"TERM": "xterm-256color"},
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -58,7 +62,7 @@ class Terminal:
                 break
             if not piece:
                 break
-            self.output += piece.decode()
+            self.output += self._decoder.decode(piece)
             seconds = 0
         return self.output
 
