@@ -9,7 +9,6 @@ from typing import Final
 
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.uuid7 import uuid7
-from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_schemas.ids import BootId, NodeId
 
 from shardbus_agents.agent import Agent, Identity
@@ -93,6 +92,8 @@ _OPENERS: Final[Mapping[BackendName, Callable[[NodeId], Backend]]] = {
 def _simulated_nodes(
     bus: Bus, settings: AgentSettings, path: Path, now: Callable[[], datetime], watchers: Watchers
 ) -> tuple[Node, ...]:
+    from shardbus_infra.files.fleet_file import read_fleet  # noqa: PLC0415 - a real node needs no YAML
+
     fleet = read_fleet(path)
     return tuple(
         _node(

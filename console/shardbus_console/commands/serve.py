@@ -1,13 +1,12 @@
 """``shardbus agent``, ``projector``, ``placer``, and ``up``, which runs them all with servers of its own."""
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from shardbus_infra.settings import CommonSettings, hide_passwords
+from shardbus_infra.settings import CommonSettings
 
 from shardbus_console.connection import announce, settings_for
 from shardbus_console.exits import needs
@@ -52,10 +51,11 @@ def agent(*, node_id: NodeName = None, simulate: FleetFile = None, seed: Seed = 
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
-    settings = settings_for(AgentSettings, node_id=node_id, simulate=simulate, simulate_seed=seed, nats_url=nats_url)
-    from shardbus_console.running import agent_part
+    flags = {"node_id": node_id, "simulate": simulate, "simulate_seed": seed, "nats_url": nats_url}
+    settings = settings_for(AgentSettings, **flags)
+    from shardbus_console.agent_process import become
 
-    _serve({"agent": agent_part(settings)}, settings)
+    become(settings, flags)
 
 
 def projector(*, nats_url: NatsUrl = None, postgres_url: PostgresUrl = None) -> None:
@@ -156,17 +156,9 @@ def all_parts(flags: Mapping[str, Any], simulate: Path | None, seed: int | None)
 
 
 def _serve(parts: "Mapping[str, Part]", settings: CommonSettings) -> None:
-    from shardbus_console.running import run_until_stopped, stop_on_signals
+    from shardbus_console.running import serve
 
-    async def serve() -> None:
-        stop = asyncio.Event()
-        stop_on_signals(stop)
-        await run_until_stopped(parts, settings, stop, ready=ready)
-
-    async def ready() -> None:
-        say(f"{', '.join(parts)} running on {hide_passwords(settings.nats_url)}; Ctrl-C stops")
-
-    asyncio.run(serve())
+    serve(parts, settings, say)
 
 
 def _given(**flags: object) -> dict[str, Any]:
