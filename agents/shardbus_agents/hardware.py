@@ -110,7 +110,7 @@ def metric_of_gauge(name: str) -> Metric | None:
 ENERGY: Final = "energy_joules"
 """The gauge that is ``hw.energy``: all that the device consumed since its driver was loaded."""
 ERRORS: Final = "_errors"
-"""Gauges of this ending are ``hw.errors``: ``corrected_errors`` counts those whose ``error.type`` is ``corrected``."""
+"""Gauges of this ending are ``hw.errors``: ``ecc_corrected_errors`` are those whose ``error.type`` is ``corrected``."""
 
 _UNITS: Final[Mapping[str, tuple[str, float]]] = {
     "_bytes_per_second": ("By/s", 1),
@@ -197,7 +197,8 @@ def _errors(device: Device) -> Iterator[Point]:
         yield count, {**device.attributes, "error.type": kind}
     for name, total in device.gauges.items():
         if name.endswith(ERRORS):
-            yield total, {**device.attributes, "error.type": name.removesuffix(ERRORS)}
+            # The conventions' own words for what a GPU's ECC finds are "corrected" and "uncorrected".
+            yield total, {**device.attributes, "error.type": name.removesuffix(ERRORS).removeprefix("ecc_")}
 
 
 def _throttling(device: Device) -> Iterator[Point]:

@@ -46,7 +46,7 @@ BUSY = state(
     power_watts=70.5,
     health="degraded",
 )
-GAUGES = {"energy_joules": 1200.0, "clock_hertz": 2.04e9, "driver_seconds": 0.0004, "corrected_errors": 3.0}
+GAUGES = {"energy_joules": 1200.0, "clock_hertz": 2.04e9, "driver_seconds": 0.0004, "ecc_corrected_errors": 3.0}
 WHO = {
     "shardbus.node.id": "attic",
     "hw.id": "GPU-1",
@@ -135,7 +135,7 @@ def test_a_card_is_told_in_the_names_units_and_attributes_of_the_conventions(ben
     assert found["shardbus.device.clock"] == [(2.04e9, WHO)]
     assert found["shardbus.device.driver"] == [(0.0004, WHO)]
     assert "shardbus.device.energy" not in found
-    assert "shardbus.device.corrected" not in found
+    assert "shardbus.device.ecc_corrected" not in found
 
 
 def test_what_is_unknown_has_no_point_at_all(bench: Bench) -> None:
