@@ -136,10 +136,11 @@ def overhead(nats_url: str, bytecode: Path, variables: dict[str, str]) -> str:
     low, _, high = statistics.quantiles(differences, n=4)
     spread = (max(alone) - min(alone)) / statistics.median(alone)
     return (
-        f"\nBeside a workload (MLX multiplying 512 x 512 matrices on the processor, {ROUNDS} pairs of {WORK_SECONDS:g} s "
-        f"in turns): {statistics.median(alone):.1f} a second without an agent, {statistics.median(beside):.1f} with one; "
-        f"the agent took {statistics.median(differences):.2%} (median of the pairs; quartiles {low:.2%} and {high:.2%}; "
-        f"goal ≤ 1 %). Without any agent the runs differ by {spread:.1%} from least to most.\n"
+        "\nBeside a workload (MLX multiplying 512 x 512 matrices on the processor, "
+        f"{ROUNDS} pairs of {WORK_SECONDS:g} s in turns): {statistics.median(alone):.1f} a second without an agent, "
+        f"{statistics.median(beside):.1f} with one; the agent took {statistics.median(differences):.2%} (median of the "
+        f"pairs; quartiles {low:.2%} and {high:.2%}; goal ≤ 1 %). Without any agent the runs differ by {spread:.1%} "
+        "from least to most.\n"
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 from shardbus_infra.bus import nats
 from shardbus_infra.bus.streams import TELEMETRY, reconcile
-
 from support.command_line import COMMAND, environment
 
 _PROC = Path("/proc")
@@ -37,6 +36,10 @@ class Agent:
         self._own = psutil.Process(process.pid)
         self.seconds_to_first_reading: float = seconds_to_first_reading
         """From the start of the command to its first reading in the stream."""
+
+    def command_line(self) -> list[str]:
+        """Return the words that the process was started with."""
+        return self._own.cmdline()
 
     def children(self) -> list[psutil.Process]:
         """Return the processes that it started and that live."""

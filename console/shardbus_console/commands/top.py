@@ -42,7 +42,9 @@ def top(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """Watch the devices: how busy, hot and full each is, what holds it back, how old the figures are.
+    """Watch the devices live: how busy, hot and full each is.
+
+    Also what holds it back, what runs there, and how old the figures are.
 
     Goes on until interrupted. While Postgres is away it shows what was last known, and says so.
     """
