@@ -5,6 +5,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from support.nvml_stub import SYSTEM_NAME, StubState, build_stub
 from support.server_folders import server_folder
 from support.waiting import until_sync
 
+SETTLING_SECONDS = 5.0
+"""Backends that open slowly are not what an agent costs from then on."""
 WATCHED_SECONDS = 40.0
 STARTS = 5
 ROUNDS = 10
@@ -63,6 +66,7 @@ def rows(what: str, nats_url: str, bytecode: Path, variables: dict[str, str]) ->
     """Yield the rows of memory and processor of one node."""
     sys.stderr.write(f"bench: agent: {what}\n")
     with agent(nats_url, bytecode, **variables) as running:
+        time.sleep(SETTLING_SECONDS)
         share = running.cpu_share(WATCHED_SECONDS)
         own, children, count = running.own_memory(), running.child_memory(), len(running.children())
     goal = "0.5 %" if "8 GPUs" in what else "0.15 %"
