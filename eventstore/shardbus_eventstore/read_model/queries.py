@@ -12,7 +12,7 @@ from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from shardbus_eventstore.activity import Activity, Utilization, activity_of
 from shardbus_eventstore.fleet_view import fleet_of
@@ -256,11 +256,18 @@ def gaps(connection: Connection, *, limit: int = 100) -> Sequence[GapView]:
 
 def _last_utilization(connection: Connection, at: datetime) -> dict[DeviceKey, Utilization]:
     table = DEVICE_HISTORY.c
+    recent = table.recorded_at > at - _FULL_REPORT_WITHIN, table.utilization_mean_percent.is_not(None)
+    last = (
+        select(table.node_id, table.device_id, func.max(table.sequence).label("sequence"))
+        .where(*recent)
+        .group_by(table.node_id, table.device_id)
+        .subquery()
+    )
+    same = (getattr(table, name) == getattr(last.c, name) for name in ("node_id", "device_id", "sequence"))
     query = (
         select(table.node_id, table.device_id, table.utilization_mean_percent, table.utilization_peak_percent)
-        .distinct(table.node_id, table.device_id)
-        .where(table.recorded_at > at - _FULL_REPORT_WITHIN, table.utilization_mean_percent.is_not(None))
-        .order_by(table.node_id, table.device_id, table.sequence.desc())
+        .join(last, and_(*same))
+        .where(*recent)
     )
     return {DeviceKey.of(node, device): (mean, peak) for node, device, mean, peak in connection.execute(query)}
 
