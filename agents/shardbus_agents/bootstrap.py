@@ -3,11 +3,13 @@
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from shardbus_infra.bus.port import Bus
+from shardbus_schemas.ids import NodeId
 from shardbus_schemas.presence import AgentPresent
 
 from shardbus_agents.agent import Agent, Identity
@@ -45,18 +47,17 @@ def nodes(
 
     Raises FileError, and InfraError if the probe server cannot listen.
     """
+    wiring = _Wiring(bus, settings, now, _watchers(settings))
     if settings.simulate is not None:
-        # Imported here: an agent of a real host does without all of it.
+        # Imported here: an agent of a real host needs neither this nor YAML.
         from shardbus_agents.played_fleet import play_file  # noqa: PLC0415 - see above
 
-        def begin(identity: Identity, backend: Backend) -> Member:
-            return _member(identity, (PromptSampler(backend),), bus, settings, now)
-
-        return play_file(settings.simulate, settings, begin, now=now)
+        return play_file(
+            settings.simulate, settings, lambda who, what: wiring.member(who, (PromptSampler(what),)), now=now
+        )
     if settings.simulate_scenario is not None:
         _log.warning("simulate_scenario is set, but no fleet is played: there is nobody to play it")
-    samplers = real_samplers(settings)
-    return (_member(identity(settings), samplers, bus, settings, now, probe_listen=settings.probe_listen),)
+    return (wiring.member(identity(settings), real_samplers(settings), probe_listen=settings.probe_listen),)
 
 
 def real_samplers(settings: AgentSettings) -> tuple[BackendSampler, ...]:
@@ -142,63 +143,73 @@ def benchmark_file(settings: AgentSettings) -> BenchmarkFile:
     return BenchmarkFile(settings.data_dir / FILE_NAME)
 
 
-def _member(
-    identity: Identity,
-    samplers: tuple[Sampler, ...],
-    bus: Bus,
-    settings: AgentSettings,
-    now: Callable[[], datetime],
-    *,
-    probe_listen: str | None = None,
-) -> Member:
-    word = AgentPresent(
-        node_id=identity.node_id,
-        boot_id=identity.boot_id,
-        started_at=now(),
-        hostname=platform.node() or None,
-        process_id=os.getpid(),
-    )
-    presence = Presence(word, bus)
-    watchers: list[Callable[[Snapshot], None]] = []
-    node = Node(
-        Agent(identity, settings.pace),
-        samplers,
-        bus,
-        pace=settings.pace,
-        now=now,
-        driver_patience_seconds=settings.driver_patience_seconds,
-        leave_patience_seconds=settings.leave_patience_seconds,
-        watchers=watchers,
-        admitted=presence.admitted,
-    )
-    presence.contested = node.join_again
-    prober = None
-    if probe_listen is not None:
-        prober = _prober(probe_listen, identity, bus, settings, node, now)
-        watchers.append(prober.watch)
-    return Member(node, presence, prober)
+Watch = Callable[[Snapshot], None]
 
 
-def _prober(
-    probe_listen: str,
-    identity: Identity,
-    bus: Bus,
-    settings: AgentSettings,
-    node: Node,
-    now: Callable[[], datetime],
-) -> "Prober":
-    # Imported here: an agent that measures no links does without all of it.
-    from shardbus_agents.probe.prober import Listen, Prober  # noqa: PLC0415 - see above
-    from shardbus_agents.probe.schedule import Rules  # noqa: PLC0415 - see above
+@dataclass(frozen=True, slots=True)
+class _Wiring:
+    """What all nodes of this process have in common."""
 
-    host, _, port = probe_listen.rpartition(":")
-    return Prober(
-        identity.node_id,
-        identity.boot_id,
-        bus,
-        listen=Listen(host.strip("[]"), int(port)),
-        rules=Rules(ttl_seconds=settings.link_ttl_seconds),
-        busy_percent=settings.probe_busy_percent,
-        tell=node.tell,
-        now=now,
-    )
+    bus: Bus
+    settings: AgentSettings
+    now: Callable[[], datetime]
+    watchers: Callable[[NodeId], Sequence[Watch]]
+    """Of each node, who else sees its snapshots."""
+
+    def member(self, identity: Identity, samplers: tuple[Sampler, ...], *, probe_listen: str | None = None) -> Member:
+        """Return a node with all that runs beside it."""
+        settings = self.settings
+        word = AgentPresent(
+            node_id=identity.node_id,
+            boot_id=identity.boot_id,
+            started_at=self.now(),
+            hostname=platform.node() or None,
+            process_id=os.getpid(),
+        )
+        presence = Presence(word, self.bus)
+        watchers = list(self.watchers(identity.node_id))
+        node = Node(
+            Agent(identity, settings.pace),
+            samplers,
+            self.bus,
+            pace=settings.pace,
+            now=self.now,
+            driver_patience_seconds=settings.driver_patience_seconds,
+            leave_patience_seconds=settings.leave_patience_seconds,
+            watchers=watchers,
+            admitted=presence.admitted,
+        )
+        presence.contested = node.join_again
+        prober = None
+        if probe_listen is not None:
+            prober = self._prober(probe_listen, identity, node)
+            watchers.append(prober.watch)
+        return Member(node, presence, prober)
+
+    def _prober(self, probe_listen: str, identity: Identity, node: Node) -> "Prober":
+        # Imported here: an agent that measures no links does without all of it.
+        from shardbus_agents.probe.prober import Listen, Prober  # noqa: PLC0415 - see above
+        from shardbus_agents.probe.schedule import Rules  # noqa: PLC0415 - see above
+
+        host, _, port = probe_listen.rpartition(":")
+        return Prober(
+            identity.node_id,
+            identity.boot_id,
+            self.bus,
+            listen=Listen(host.strip("[]"), int(port)),
+            rules=Rules(ttl_seconds=self.settings.link_ttl_seconds),
+            busy_percent=self.settings.probe_busy_percent,
+            tell=node.tell,
+            now=self.now,
+        )
+
+
+def _watchers(settings: AgentSettings) -> Callable[[NodeId], Sequence[Watch]]:
+    """Return who else sees a node's snapshots: the hardware metrics, if they go anywhere."""
+    if settings.otel_exporter == "none":
+        return lambda _: ()
+    from shardbus_agents.hardware_metrics import hardware_metrics  # noqa: PLC0415 - who exports nothing pays nothing
+
+    # A tick is late by the patience with a driver at most; what is older than that and two intervals is not renewed.
+    lifetime = 2 * settings.sample_interval_seconds + settings.driver_patience_seconds
+    return lambda node_id: (hardware_metrics().watcher(node_id, lifetime_seconds=lifetime),)

@@ -14,8 +14,7 @@ from shardbus_eventstore.errors import (
     SchemaError,
 )
 from shardbus_infra.bus.port import AppendRejectedError, BusError, WrongSequenceError
-from shardbus_infra.errors import DataFolderInUseError, InfraError, PortInUseError
-from shardbus_infra.files.document import FileError
+from shardbus_infra.errors import DataFolderInUseError, FileError, InfraError, PortInUseError
 from shardbus_schemas.problems import explain
 
 

@@ -3,25 +3,49 @@
 import io
 import os
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, NoReturn
 
 import typer
 
-from shardbus_console.commands import demo, doctor, explain, fit, fleet, history, models, place, plan, serve, whatif
 from shardbus_console.exits import Exit, exit_code_of, text_of
 from shardbus_console.output import say
 
-app = typer.Typer(
-    name="shardbus",
-    help="Place large models on the GPUs you own: proved optimal, explained, replayable.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+_GROUPS: Final = (
+    "demo",
+    "serve",
+    "place",
+    "plan",
+    "explain",
+    "fit",
+    "whatif",
+    "fleet",
+    "top",
+    "models",
+    "history",
+    "doctor",
 )
-for group in (demo, serve, place, plan, explain, fit, whatif, fleet, models, history, doctor):
-    group.add_to(app)
+"""The modules of commands, in the order of the help."""
+
+
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line; of one that begins with ``agent`` only what that needs.
+
+    An agent starts whenever a node does and is to be there at once; it does not wait for the others' imports.
+    """
+    app = typer.Typer(
+        name="shardbus",
+        help="Place large models on the GPUs you own: proved optimal, explained, replayable.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    for group in ("serve",) if words[:1] == ["agent"] else _GROUPS:
+        import_module(f"shardbus_console.commands.{group}").add_to(app)
+    return app
 
 
 def main() -> NoReturn:
@@ -31,7 +55,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a terminal that has no µ still gets its table
     try:
         try:
-            app(prog_name="shardbus")
+            application(sys.argv[1:])(prog_name="shardbus")
         finally:
             sys.stdout.flush()  # here, so that a reader who went away is met here and not at the interpreter's end
         code = Exit.DONE

@@ -13,7 +13,7 @@ from shardbus_placer.settings import PlacerSettings
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from shardbus_console.main import app
+from shardbus_console.main import application
 
 _WIDTH = "100"
 
@@ -26,7 +26,7 @@ def pages() -> dict[str, str]:
 def _commands() -> Iterator[str]:
     yield "# Command line\n\nWritten by `make docs`. Exit codes are [on their own page](exit-codes.md).\n"
     yield from _help(())
-    for words in _command_words(get_command(app), ()):
+    for words in _command_words(get_command(application()), ()):
         yield from _help(words)
 
 
@@ -39,7 +39,7 @@ def _command_words(command: object, words: tuple[str, ...]) -> Iterator[tuple[st
 
 
 def _help(words: tuple[str, ...]) -> Iterator[str]:
-    result = CliRunner().invoke(app, [*words, "--help"], prog_name="shardbus", env={"COLUMNS": _WIDTH})
+    result = CliRunner().invoke(application(), [*words, "--help"], prog_name="shardbus", env={"COLUMNS": _WIDTH})
     yield f"## {' '.join(('shardbus', *words))}\n\n```text\n{result.output.strip()}\n```\n"
 
 

@@ -9,12 +9,26 @@ from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.streams import reconcile
 from shardbus_infra.observability import configure, configure_logging
-from shardbus_infra.settings import CommonSettings
+from shardbus_infra.settings import CommonSettings, hide_passwords
 
 from shardbus_console.exits import needs
 
 Part = Callable[[Bus, asyncio.Event], Awaitable[None]]
 """One process' ``run``, with its settings bound: it works until the event is set."""
+
+
+def serve(parts: Mapping[str, Part], settings: CommonSettings, say: Callable[[str], None]) -> None:
+    """Run ``parts`` until a signal, and ``say`` when they work."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await run_until_stopped(parts, settings, stop, ready=ready)
+
+    async def ready() -> None:
+        say(f"{', '.join(parts)} running on {hide_passwords(settings.nats_url)}; Ctrl-C stops")
+
+    asyncio.run(run())
 
 
 async def run_until_stopped(

@@ -9,6 +9,10 @@ class SettingsError(InfraError):
     """A setting has the wrong type, or nobody knows its name."""
 
 
+class FileError(ValueError):
+    """A file cannot be used. The text is for a person: which file and line, what is wrong, what to do."""
+
+
 class MissingExtraError(InfraError):
     """A package is not installed that an optional part needs; the text names the extra that brings it."""
 

@@ -30,6 +30,7 @@ COMMANDS = (
             "fit",
             "whatif",
             "devices",
+            "top",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
@@ -236,10 +237,10 @@ def test_every_commands_help_is_printed_without_importing_what_is_heavy() -> Non
     program = (
         "import json, sys\n"
         "from typer.testing import CliRunner\n"
-        "from shardbus_console.main import app\n"
+        "from shardbus_console.main import application\n"
         "told = {}\n"
         f"for words in {COMMANDS!r}:\n"
-        "    done = CliRunner().invoke(app, [*words, '--help'])\n"
+        "    done = CliRunner().invoke(application(), [*words, '--help'])\n"
         "    told[' '.join(words)] = (done.exit_code, done.output)\n"
         f"print(json.dumps([told, [name for name in {HEAVY!r} if name in sys.modules]]))\n"
     )

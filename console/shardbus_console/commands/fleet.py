@@ -14,6 +14,7 @@ from shardbus_console.exits import CommandError
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import print_json, print_table, say
 from shardbus_console.placement_view import print_result
+from shardbus_console.top_view import throttle_text
 
 if TYPE_CHECKING:
     from shardbus_eventstore.read_model.queries import InstanceView, LinkView
@@ -141,7 +142,11 @@ def print_devices(fleet: Fleet) -> None:
 def _row(key: str, device: FleetDevice) -> dict[str, object]:
     flops = device.peak_flops.get("float16")
     busy, heat = device.compute_utilization_percent, device.thermal_temperature_c
-    state = "throttling" if device.status == "ok" and device.is_thermal_throttling else device.status
+    state: str = device.status
+    if device.status == "ok" and (
+        held := throttle_text(device.throttle_reasons, is_thermal=bool(device.is_thermal_throttling))
+    ):
+        state = f"held back: {held}"
     if device.is_plugged_in is False and device.battery_percent is not None:
         state += f", battery {device.battery_percent:.0f} %"
     return {

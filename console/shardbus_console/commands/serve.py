@@ -1,13 +1,12 @@
 """``shardbus agent``, ``projector``, ``placer``, and ``up``, which runs them all with servers of its own."""
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from shardbus_infra.settings import CommonSettings, hide_passwords
+from shardbus_infra.settings import CommonSettings
 
 from shardbus_console.connection import announce, settings_for
 from shardbus_console.exits import CommandError, Exit, needs
@@ -103,19 +102,19 @@ def agent(
         return
     if json:
         raise CommandError("--json goes with --once or --measure")
-    settings = settings_for(
-        AgentSettings,
-        node_id=node_id,
-        simulate=simulate,
-        simulate_scenario=scenario,
-        simulate_seed=seed,
-        probe_listen=probe_listen,
-        nats_url=nats_url,
-    )
+    flags = {
+        "node_id": node_id,
+        "simulate": simulate,
+        "simulate_scenario": scenario,
+        "simulate_seed": seed,
+        "probe_listen": probe_listen,
+        "nats_url": nats_url,
+    }
+    settings = settings_for(AgentSettings, **flags)
     _check_scenario(settings.simulate, settings.simulate_scenario)
-    from shardbus_console.running import agent_part
+    from shardbus_console.agent_process import become
 
-    _serve({"agent": agent_part(settings)}, settings)
+    become(settings, flags)
 
 
 def _look(settings: "AgentSettings", *, as_json: bool) -> None:
@@ -256,17 +255,9 @@ def all_parts(
 
 
 def _serve(parts: "Mapping[str, Part]", settings: CommonSettings) -> None:
-    from shardbus_console.running import run_until_stopped, stop_on_signals
+    from shardbus_console.running import serve
 
-    async def serve() -> None:
-        stop = asyncio.Event()
-        stop_on_signals(stop)
-        await run_until_stopped(parts, settings, stop, ready=ready)
-
-    async def ready() -> None:
-        say(f"{', '.join(parts)} running on {hide_passwords(settings.nats_url)}; Ctrl-C stops")
-
-    asyncio.run(serve())
+    serve(parts, settings, say)
 
 
 def _given(**flags: object) -> dict[str, Any]:

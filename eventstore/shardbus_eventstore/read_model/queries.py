@@ -4,20 +4,22 @@ An answer may take several queries: on a connection of ``database.snapshot`` the
 """
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
 
 from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
-from sqlalchemy import ColumnElement, Connection, Select, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
+from shardbus_eventstore.activity import Activity, Utilization, activity_of
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.read_model.load import load_fleet_state
 from shardbus_eventstore.read_model.rows import Row, decision_record, instance_record, model_record
 from shardbus_eventstore.read_model.tables import (
+    DEVICE_HISTORY,
     TABLES,
     VERSION,
     CheckpointRow,
@@ -174,6 +176,12 @@ def devices(connection: Connection, now: datetime) -> Sequence[DeviceView]:
     ]
 
 
+def activity(connection: Connection) -> Activity:
+    """Return the fleet at work now, by the clock of Postgres: whoever asks may have another one."""
+    at: datetime = connection.execute(select(func.now())).scalar_one()
+    return activity_of(load_fleet_state(connection), at, _last_utilization(connection, at))
+
+
 def links(connection: Connection) -> Sequence[LinkView]:
     """Return every measured path, by its ends."""
     return _views(connection, LinkView, select(LinkRow.__table__).order_by(LinkRow.from_node, LinkRow.to_node))
@@ -244,6 +252,28 @@ def checkpoints(connection: Connection) -> Sequence[CheckpointView]:
 def gaps(connection: Connection, *, limit: int = 100) -> Sequence[GapView]:
     """Return the last gaps, the newest first."""
     return _views(connection, GapView, select(GapRow.__table__).order_by(GapRow.gap_id.desc()).limit(limit))
+
+
+def _last_utilization(connection: Connection, at: datetime) -> dict[DeviceKey, Utilization]:
+    table = DEVICE_HISTORY.c
+    recent = table.recorded_at > at - _FULL_REPORT_WITHIN, table.utilization_mean_percent.is_not(None)
+    last = (
+        select(table.node_id, table.device_id, func.max(table.sequence).label("sequence"))
+        .where(*recent)
+        .group_by(table.node_id, table.device_id)
+        .subquery()
+    )
+    same = (getattr(table, name) == getattr(last.c, name) for name in ("node_id", "device_id", "sequence"))
+    query = (
+        select(table.node_id, table.device_id, table.utilization_mean_percent, table.utilization_peak_percent)
+        .join(last, and_(*same))
+        .where(*recent)
+    )
+    return {DeviceKey.of(node, device): (mean, peak) for node, device, mean, peak in connection.execute(query)}
+
+
+_FULL_REPORT_WITHIN: Final = timedelta(minutes=3)
+"""Older than this a mean says nothing of now; it also bounds how much of the history is looked at."""
 
 
 def _instances(connection: Connection, *where: ColumnElement[bool]) -> Sequence[InstanceView]:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from shardbus_schemas.problems import Location, explain_each, path_of
 
+from shardbus_infra.errors import FileError
 from shardbus_infra.files.yaml_tree import YamlError, compose
 
 LARGEST_BYTES: Final = 16 * 2**20
@@ -21,10 +22,6 @@ _NUMBER_FOR_TEXT: Final = re.compile(r"Input should be a valid string, not [-\d.
 Model = TypeVar("Model", bound=BaseModel)
 Locate = Callable[[str, object], Location]
 """From a problem's text and the document's value to the place it is about."""
-
-
-class FileError(ValueError):
-    """A file cannot be used. The text is for a person: which file and line, what is wrong, what to do."""
 
 
 class _RepeatedKeyError(ValueError):

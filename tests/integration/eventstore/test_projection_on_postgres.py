@@ -111,6 +111,7 @@ def test_any_history_comes_back_from_postgres_as_the_fold_of_it(
         rows = [dict(row) for row in connection.execute(select(DEVICE_HISTORY)).mappings()]
         assert sorted(map(str, rows)) == sorted(str(dict(row)) for row in past)
         queries.devices(connection, START)
+        queries.activity(connection)
         queries.instances(connection, include_deleted=True)
         queries.refusals(connection)
         queries.decisions(connection)
@@ -200,3 +201,28 @@ def test_the_view_for_people_shows_the_fleet(engine: Engine) -> None:
     with engine.connect() as connection:
         (row,) = connection.execute(text("SELECT * FROM fleet_devices")).mappings()
     assert (row["device"], row["name"], row["present"], row["memory_used_bytes"]) == ("n1/g1", "RTX 3090", True, 5)
+
+
+def test_the_last_full_reports_mean_is_shown_until_the_next(engine: Engine) -> None:
+    fleet = opened(engine, FLEET)
+    joined = NodeJoined(node_id="n1", boot_id="b", heartbeat_seconds=10)
+    commit(fleet, [stored(joined, 1), stored(DeviceRegistered(node_id="n1", device=DeviceFacts(device_id="g1")), 2)])
+    fleet.close()
+    full = [
+        DeviceGPUStateUpdated(
+            node_id="n1",
+            heartbeat=True,
+            states=(reading(utilization_mean_percent=mean, utilization_peak_percent=peak),),
+        )
+        for mean, peak in ((10, 20), (42, 99))
+    ]
+    between = DeviceGPUStateUpdated(node_id="n1", states=(reading(compute_utilization_percent=7),))
+    ago = (datetime.now(UTC) - START).total_seconds() - 60
+    telemetry = opened(engine, TELEMETRY)
+    commit(telemetry, [stored(each, number, seconds=ago + number) for number, each in enumerate((*full, between), 1)])
+    telemetry.close()
+    with engine.connect() as connection:
+        (node,) = queries.activity(connection).nodes
+    (device,) = node.devices
+    assert device.device.compute_utilization_percent == 7
+    assert (device.utilization_mean_percent, device.utilization_peak_percent) == (42, 99)
