@@ -1,5 +1,6 @@
 """The streams of shardbus, declared once, and brought about on any server by ``reconcile``."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +29,9 @@ _WHEN_ABSENT: Final[Mapping[str, object]] = {
 }
 # What a stream keeps from its first day to its last.
 _FOR_EVER: Final = ("storage", "retention", "persist_mode")
+
+_CREATION_PAUSES_SECONDS: Final = (0.05, 0.2, 0.5)
+"""How long to wait between tries to create a stream."""
 
 
 class StreamDriftError(BusError):
@@ -163,24 +167,30 @@ async def reconcile(bus: StreamAdministration, streams: Sequence[StreamSpec] = S
 
 
 async def _reconcile(bus: StreamAdministration, spec: StreamSpec) -> str:
-    found = await bus.stream_config(spec.name)
-    if found is None:
-        try:
-            await bus.create_stream(spec.config)
-            done = f"{spec.name}: created"
-        except BusError:
-            # Somebody may have been faster, perhaps with other options; then what he made is looked at.
-            if await bus.stream_config(spec.name) is None:
-                raise
-            done = await _update(bus, spec)
-    else:
-        done = await _update(bus, spec)
+    done = await (_create(bus, spec) if await bus.stream_config(spec.name) is None else _update(bus, spec))
     left = await _differences(bus, spec)
     if left:
         raise StreamDriftError(
             f"stream {spec.name} was set up, but the server ignored {_list(left)}. It is probably too old"
         )
     return done
+
+
+async def _create(bus: StreamAdministration, spec: StreamSpec) -> str:
+    for pause in (*_CREATION_PAUSES_SECONDS, None):
+        try:
+            await bus.create_stream(spec.config)
+        except BusError:
+            # Somebody may have been faster, perhaps with other options; then what he made is looked at.
+            if await bus.stream_config(spec.name) is not None:
+                return await _update(bus, spec)
+            # Or he is about to, or the server still clears away a stream of this name that was deleted.
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+        else:
+            break
+    return f"{spec.name}: created"
 
 
 async def _update(bus: StreamAdministration, spec: StreamSpec) -> str:

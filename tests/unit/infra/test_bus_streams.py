@@ -84,6 +84,30 @@ def test_a_change_that_the_server_refuses_is_told_with_its_words() -> None:
     asyncio.run(scenario())
 
 
+class _ClearingAway(MemoryBus):
+    """Still has the store of a deleted stream, for a number of tries."""
+
+    refusals = 2
+
+    @override
+    async def create_stream(self, config: Mapping[str, object]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise BusError("error creating store for stream (NATS error 10049)")
+        await super().create_stream(config)
+
+
+def test_a_stream_that_cannot_be_created_yet_is_created_a_moment_later() -> None:
+    assert asyncio.run(reconcile(_ClearingAway(streams=()))) == [f"{spec.name}: created" for spec in STREAMS]
+
+
+def test_a_stream_that_cannot_be_created_at_all_is_told_with_the_servers_words() -> None:
+    bus = _ClearingAway(streams=())
+    bus.refusals = 100
+    with pytest.raises(BusError, match="10049"):
+        asyncio.run(reconcile(bus))
+
+
 def test_copies_added_by_hand_are_kept() -> None:
     async def scenario() -> None:
         bus = MemoryBus(declared(replicas=3, telemetry_persist_async=False))
