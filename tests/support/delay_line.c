@@ -1,5 +1,5 @@
 /* A cable of a given length: two TUN interfaces in two network namespaces, and every packet that enters one leaves the
- * other a fixed time later. For kernels without netem; the rate is the interfaces' queueing discipline's business.
+ * other a fixed time later. The rate is the interfaces' queueing discipline's business.
  *
  *     delay_line NAMESPACE_A NAMESPACE_B INTERFACE MICROSECONDS_A_TO_B MICROSECONDS_B_TO_A
  *

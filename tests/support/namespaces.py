@@ -1,7 +1,7 @@
 """Two network namespaces with a shaped link between them.
 
-The rate is the kernel's (``tc tbf``); the delay is the kernel's where it has netem, else that of ``delay_line.c``
-between two TUN interfaces. SHARDBUS_REQUIRE_NETNS=1 turns a skip into a failure.
+The rate is the kernel's (``tc tbf``), the delay that of ``delay_line.c`` between two TUN interfaces: many kernels come
+without netem, and one way to be late is enough. SHARDBUS_REQUIRE_NETNS=1 turns a skip into a failure.
 """
 
 import json
