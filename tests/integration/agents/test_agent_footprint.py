@@ -36,10 +36,11 @@ def test_an_agent_takes_no_more_memory_than_promised(nats_url: str, tmp_path: Pa
 def test_an_agent_keeps_nothing_in_memory_that_it_does_not_need() -> None:
     program = (
         "import json, sys\n"
+        "from datetime import UTC, datetime\n"
         "from shardbus_agents import bootstrap, process\n"
         "from shardbus_console import agent_process\n"
         "from shardbus_agents.settings import AgentSettings\n"
-        "bootstrap.nodes(None, AgentSettings(), now=None)\n"
+        "bootstrap.nodes(None, AgentSettings(), now=lambda: datetime.now(UTC))\n"
         "print(json.dumps(sorted(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -13,7 +13,8 @@ from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.publish import outgoing
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
-from shardbus_schemas.events import DeviceGPUStateUpdated, GPUBandwidthMeasured, NodeJoined
+from shardbus_schemas.devices import DeviceFacts
+from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, GPUBandwidthMeasured, NodeJoined
 from shardbus_schemas.model import FrozenModel
 from support.histories import START, reading
 from support.projecting import assert_read_model_is_the_fold, bus_with_streams, caught_up, projector
@@ -54,7 +55,12 @@ def test_what_a_crash_took_from_telemetry_is_forgotten_and_the_rest_stays(
             stop, live = asyncio.Event(), LiveState(bus)
             following = asyncio.create_task(live.run(stop))
             async with projector(bus, postgres_url):
-                await say(bus, NodeJoined(node_id="n", boot_id="b", heartbeat_seconds=10), *ticks(1, 2, 3))
+                # Registered, or DEAD gets letters about them, some time or other, and is shortened too.
+                devices = [
+                    DeviceRegistered(node_id="n", device=DeviceFacts(device_id=device)) for device in ("g0", "gone")
+                ]
+                await say(bus, NodeJoined(node_id="n", boot_id="b", heartbeat_seconds=10), *devices)
+                await say(bus, *ticks(1, 2, 3))
                 await caught_up(bus, postgres_url)
                 await asyncio.to_thread(copy_while_stopped, nats_restartable, store, older)
                 await say(bus, *ticks(4, 5, 6, 7), *ticks(8, device="gone"))
