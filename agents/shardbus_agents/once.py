@@ -13,6 +13,7 @@ from shardbus_schemas.node_report import NodeReport, ReportedInterface
 
 from shardbus_agents import bootstrap
 from shardbus_agents.collector import Sampled, merge
+from shardbus_agents.probe.interfaces import Interfaces
 from shardbus_agents.report import Asked, node_report
 from shardbus_agents.sampler import BackendSampler
 from shardbus_agents.settings import AgentSettings
@@ -27,7 +28,7 @@ _SECOND_LOOK_SECONDS: Final = 0.5
 
 
 async def look(
-    samplers: Sequence[BackendSampler], settings: AgentSettings, *, interfaces: Sequence[ReportedInterface] = ()
+    samplers: Sequence[BackendSampler], settings: AgentSettings, *, interfaces: Interfaces | None = None
 ) -> NodeReport:
     """Return what this node is and does; a backend that hangs or fails is in it with the reason. Raises nothing."""
     began = time.monotonic()
@@ -46,13 +47,25 @@ async def look(
         taken_at=taken_at,
         seconds=time.monotonic() - began,
         python=platform.python_version(),
-        interfaces=interfaces,
+        interfaces=_interfaces(interfaces or Interfaces()),
     )
 
 
 def look_once(settings: AgentSettings) -> NodeReport:
     """Return the report of this host with all its backends."""
     return asyncio.run(look(bootstrap.real_samplers(settings), settings))
+
+
+def _interfaces(interfaces: Interfaces) -> list[ReportedInterface]:
+    return [
+        ReportedInterface(
+            name=interface.name or "?",
+            speed_bytes_per_second=interface.bytes_per_second,
+            is_up=True,
+            addresses=addresses,
+        )
+        for interface, addresses in interfaces.connected()
+    ]
 
 
 async def _sample(samplers: Sequence[BackendSampler], patience_seconds: float) -> list[Sampled]:

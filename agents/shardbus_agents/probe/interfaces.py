@@ -7,8 +7,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 _MEGABIT: Final = 125_000.0
 """Bytes per second."""
 _THUNDERBOLT_SPEED: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*Gb/s")
@@ -57,11 +58,21 @@ class Interfaces:
         wanted = local_address.partition("%")[0].removeprefix("::ffff:")
         for name, addresses in psutil.net_if_addrs().items():
             if any(each.address.partition("%")[0] == wanted for each in addresses):
-                stats = psutil.net_if_stats().get(name)
-                mtu = self._number(name, "mtu") or (stats.mtu if stats else None)
-                told = None if stats is None or stats.speed <= 0 else stats.speed * _MEGABIT
-                return Interface(name, mtu, self._speed(name) or self._thunderbolt(name) or told)
+                return self._interface(name, psutil.net_if_stats().get(name))
         return Interface()
+
+    def connected(self) -> tuple[tuple[Interface, tuple[str, ...]], ...]:
+        """Return the interfaces that are up with their addresses, by name; the loopback is none."""
+        import psutil  # noqa: PLC0415 - as above
+
+        stats, found = psutil.net_if_stats(), list[tuple[Interface, tuple[str, ...]]]()
+        for name, addresses in sorted(psutil.net_if_addrs().items()):
+            own = [
+                ipaddress.ip_address(each.address.partition("%")[0]) for each in addresses if each.family in _INTERNET
+            ]
+            if name in stats and stats[name].isup and own and not all(address.is_loopback for address in own):
+                found.append((self._interface(name, stats[name]), tuple(map(str, own))))
+        return tuple(found)
 
     def addresses(self, families: Collection[int]) -> tuple[str, ...]:
         """Return the addresses of this host at which another one may reach it, the fastest interface first."""
@@ -79,6 +90,11 @@ class Interfaces:
                 if not address.is_loopback and not address.is_link_local:
                     found.append((float(stats[name].speed), str(address)))
         return tuple(address for _, address in sorted(found, key=lambda pair: -pair[0]))
+
+    def _interface(self, name: str, stats: Any) -> Interface:
+        mtu = self._number(name, "mtu") or (stats.mtu if stats else None)
+        told = None if stats is None or stats.speed <= 0 else stats.speed * _MEGABIT
+        return Interface(name, mtu, self._speed(name) or self._thunderbolt(name) or told)
 
     def _speed(self, name: str) -> float | None:
         megabits = self._number(name, "speed")
