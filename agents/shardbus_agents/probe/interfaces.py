@@ -67,10 +67,9 @@ class Interfaces:
 
         stats, found = psutil.net_if_stats(), list[tuple[Interface, tuple[str, ...]]]()
         for name, addresses in sorted(psutil.net_if_addrs().items()):
-            own = [
-                ipaddress.ip_address(each.address.partition("%")[0]) for each in addresses if each.family in _INTERNET
-            ]
-            if name in stats and stats[name].isup and own and not all(address.is_loopback for address in own):
+            told = [each.address.partition("%")[0] for each in addresses if each.family in _INTERNET]
+            own = [address for address in map(ipaddress.ip_address, told) if not address.is_loopback]
+            if name in stats and stats[name].isup and own:
                 found.append((self._interface(name, stats[name]), tuple(map(str, own))))
         return tuple(found)
 

@@ -88,3 +88,18 @@ def test_addresses_that_nobody_else_reaches_are_not_told(monkeypatch: pytest.Mon
     )
     assert Interfaces().addresses((socket.AF_INET, socket.AF_INET6)) == ("10.0.0.5", "192.168.1.5")
     assert Interfaces().addresses((socket.AF_INET6,)) == ()
+
+
+def test_what_is_up_and_not_the_loopback_is_listed_with_its_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(*addresses: str) -> list[SimpleNamespace]:
+        inet = [SimpleNamespace(address=each, family=socket.AF_INET6 if ":" in each else 2) for each in addresses]
+        return [*inet, SimpleNamespace(address="52:54:00:12:34:56", family=17)]
+
+    addresses = {"wlan0": at("10.0.0.7"), "lo": at("127.0.0.1", "::1"), "eth0": at("10.0.0.5", "fe80::1%eth0")}
+    stats = {name: SimpleNamespace(isup=name != "wlan0", speed=1000, mtu=1500) for name in addresses}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses)
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: stats)
+    ((interface, told),) = Interfaces(tmp_path).connected()
+    assert (interface.name, interface.bytes_per_second, told) == ("eth0", 1000 * MEGABIT, ("10.0.0.5", "fe80::1"))
