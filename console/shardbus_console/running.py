@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus
-from shardbus_infra.bus.streams import reconcile
+from shardbus_infra.bus.reconcile import reconcile
 from shardbus_infra.observability import configure, configure_logging
 from shardbus_infra.settings import CommonSettings, hide_passwords
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import Outgoing
 from shardbus_infra.bus.publish import outgoing
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_schemas.events import DeviceGPUStateUpdated, NodeJoined
 from shardbus_schemas.ids import BootId, DeviceId, NodeId

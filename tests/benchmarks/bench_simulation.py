@@ -23,7 +23,8 @@ from shardbus_agents import process
 from shardbus_agents.backends.simulated import SimulatedBackend
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus import nats
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 settle, measured = float(sys.argv[3]), float(sys.argv[4])
 ticks = defaultdict(list)

@@ -9,6 +9,7 @@ from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import ExpectedLast, WrongSequenceError
 from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.receive import receive
+from shardbus_infra.bus.reconcile import reconcile
 from shardbus_schemas import subjects
 from shardbus_schemas.commands import Place
 from shardbus_schemas.events import DeviceGPUStateUpdated, InstanceDeleted, NodeJoined
@@ -26,9 +27,9 @@ def test_the_streams_are_set_up_as_declared_and_a_second_time_changes_nothing(na
     async def scenario() -> None:
         bus = await connect(nats_container, name="docker-test")
         try:
-            await streams.reconcile(bus)
+            await reconcile(bus)
             before = [await bus.stream_config(spec.name) for spec in streams.STREAMS]
-            await streams.reconcile(bus)
+            await reconcile(bus)
             assert [await bus.stream_config(spec.name) for spec in streams.STREAMS] == before
         finally:
             await bus.close()
@@ -40,7 +41,7 @@ def test_what_is_published_is_followed_in_order_and_whole(nats_container: str) -
     async def scenario() -> None:
         bus = await connect(nats_container, name="docker-test")
         try:
-            await streams.reconcile(bus)
+            await reconcile(bus)
             start = (await bus.info(streams.TELEMETRY)).last_sequence + 1
             sent = [tick(number) for number in range(50)]
             for message in sent:
@@ -63,7 +64,7 @@ def test_a_command_is_worked_on_once_and_a_stale_decision_is_refused(nats_contai
     async def scenario() -> None:
         bus = await connect(nats_container, name="docker-test")
         try:
-            await streams.reconcile(bus)
+            await reconcile(bus)
             await publish(bus, Place(model_id="llama-3.1-8b"), source="console")
             items = bus.work(streams.COMMANDS, durable="docker-test")
             item = await anext(items)
@@ -88,7 +89,7 @@ def test_the_same_id_twice_is_stored_once(nats_container: str) -> None:
     async def scenario() -> None:
         bus = await connect(nats_container, name="docker-test")
         try:
-            await streams.reconcile(bus)
+            await reconcile(bus)
             joined = NodeJoined(node_id="attic", boot_id="b", heartbeat_seconds=10)
             first = await publish(bus, joined, source="agent/attic", event_id="once")
             second = await publish(bus, joined, source="agent/attic", event_id="once")

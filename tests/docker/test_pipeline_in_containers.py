@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from shardbus_eventstore.read_model import queries
 from shardbus_eventstore.read_model.database import open_engine
-from shardbus_infra.bus import streams
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Outgoing
 from shardbus_infra.bus.publish import publish
+from shardbus_infra.bus.reconcile import reconcile
 from shardbus_schemas import subjects
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, NodeJoined
@@ -57,7 +57,7 @@ async def play_a_node(nats_url: str) -> None:
     """Say what an agent would say of a node with one device, then send two commands as a bare client would."""
     bus = await connect(nats_url, name="docker-test")
     try:
-        await streams.reconcile(bus)
+        await reconcile(bus)
         device = DeviceFacts(
             device_id="gpu-0",
             name="NVIDIA GeForce RTX 4090",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 from shardbus_infra.bus import nats
-from shardbus_infra.bus.streams import TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import TELEMETRY
 from support.command_line import COMMAND, environment
 
 _PROC = Path("/proc")

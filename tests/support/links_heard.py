@@ -7,7 +7,8 @@ from contextlib import aclosing
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import BusUnreachableError
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import TELEMETRY
 from shardbus_schemas.events import GPUBandwidthMeasured
 
 

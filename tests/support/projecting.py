@@ -15,7 +15,8 @@ from shardbus_eventstore.settings import ProjectorSettings
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus, Stored
-from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from support.waiting import until

@@ -20,17 +20,8 @@ from shardbus_infra.bus.port import (
     WorkItem,
     WrongSequenceError,
 )
-from shardbus_infra.bus.streams import (
-    COMMANDS,
-    DEAD,
-    FLEET,
-    STREAMS,
-    TELEMETRY,
-    StreamDriftError,
-    StreamSpec,
-    declared,
-    reconcile,
-)
+from shardbus_infra.bus.reconcile import StreamDriftError, reconcile
+from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, STREAMS, TELEMETRY, StreamSpec, declared
 from support.waiting import until
 
 SomeBus = MemoryBus | NatsBus

@@ -8,7 +8,8 @@ import pytest
 from shardbus_infra.bus.memory import MemoryBus, MemoryServer
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import AppendRejectedError, BusUnreachableError, NoAnswerError, NoRespondersError
-from shardbus_infra.bus.streams import STREAMS, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import STREAMS
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_schemas import subjects
 from support.waiting import until

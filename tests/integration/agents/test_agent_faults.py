@@ -23,7 +23,8 @@ from shardbus_infra.bus import nats
 from shardbus_infra.bus.nats import NatsBus
 from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_infra.embedded.ports import HOST
 from shardbus_schemas.events import DeviceLost, DeviceRegistered, NodeJoined, NodeLeft

@@ -16,7 +16,8 @@ from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus import nats
 from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, NodeJoined, NodeLeft
 from shardbus_schemas.ids import BootId

@@ -18,7 +18,8 @@ from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus import nats
 from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_placer.links import links_of
 from shardbus_placer.planner import plan

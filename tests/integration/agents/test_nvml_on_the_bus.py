@@ -15,7 +15,8 @@ from shardbus_agents.settings import AgentSettings
 from shardbus_infra.bus import nats
 from shardbus_infra.bus.port import Bus, BusError
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.events import DeviceFaulted, DeviceGPUStateUpdated, DeviceLost, DeviceRegistered
 from shardbus_schemas.registry import Received
 from support.nvml_child import children_of

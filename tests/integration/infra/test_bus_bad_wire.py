@@ -8,7 +8,8 @@ import pytest
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.nats_pull import Session
 from shardbus_infra.bus.port import Outgoing
-from shardbus_infra.bus.streams import FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 pytestmark = [pytest.mark.connected]
 

@@ -18,7 +18,8 @@ from shardbus_infra.bus.port import (
     Stored,
     StreamShortenedError,
 )
-from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from support.jetstream import jetstream
 from support.waiting import until

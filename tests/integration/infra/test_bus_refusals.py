@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, MessageRefusedError, Outgoing
-from shardbus_infra.bus.streams import COMMANDS, FLEET, STREAMS, reconcile
+from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.streams import COMMANDS, FLEET, STREAMS
 from shardbus_infra.embedded.ports import HOST, free_port
 from support.nats_with import server
 from support.waiting import until

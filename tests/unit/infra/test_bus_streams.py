@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import BusError, Outgoing
-from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, STREAMS, TELEMETRY, StreamDriftError, declared, reconcile
+from shardbus_infra.bus.reconcile import StreamDriftError, reconcile
+from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, STREAMS, TELEMETRY, declared
 from shardbus_schemas import subjects
 from typing_extensions import override
 
