@@ -18,7 +18,7 @@ from shardbus_schemas.devices import DeviceFacts, FactSource
 from shardbus_schemas.ids import DeviceId, NodeId
 
 from shardbus_agents.backends.credible import credible_sample
-from shardbus_agents.backends.drm import DrmCard, cards, microwatts, millidegrees
+from shardbus_agents.backends.drm import DrmCard, absence, cards, microwatts, millidegrees
 from shardbus_agents.backends.host_memory import HostMemory, host_memory
 from shardbus_agents.backends.part_names import AMD, amd_name
 from shardbus_agents.backends.protocol import BackendUnavailableError, DeviceSample
@@ -48,7 +48,7 @@ class AmdgpuBackend:
         self._parts: Mapping[DeviceId, _Part] = {}
         self._look()
         if not self._parts:
-            raise BackendUnavailableError(_absence(self._drm))
+            raise BackendUnavailableError(absence(self._drm, AMD, "AMD", (_DRIVER,)))
 
     def sample(self, at: datetime) -> tuple[DeviceSample, ...]:
         """Return each card's readings."""
@@ -88,7 +88,7 @@ class AmdgpuBackend:
         is_unified = is_integrated or (known is not None and known.unified_memory is True)
         total = answers.ask("memory_total_bytes", lambda: _capacity(card, is_unified=is_unified))
         pcie = None if is_unified else answers.ask("pcie_generation", card.pcie)
-        limit = answers.ask("power_limit_watts", lambda: microwatts(_monitor(card) / "power1_cap"))
+        limit = answers.ask("power_limit_watts", lambda: microwatts(card.sensors(_DRIVER) / "power1_cap"))
         sources: dict[str, FactSource] = {"vendor": "driver", "backend": "driver", "unified_memory": "driver"}
         if name_source is not None:
             sources["name"] = name_source
@@ -184,21 +184,6 @@ class _Part:
         self.facts = facts
 
 
-def _absence(drm: Path) -> str:
-    """Return why there is no AMD GPU to report."""
-    if not drm.is_dir():
-        return f"there is no {drm}: this kernel has no graphics drivers"
-    others = [f"{card.path.name} is driven by {card.driver}, not amdgpu" for card in cards(drm, AMD)]
-    return "; ".join(others) or f"no AMD GPU under {drm}"
-
-
-def _monitor(card: DrmCard) -> Path:
-    folder = card.monitor(_DRIVER)
-    if folder is None:
-        raise UnreadableError("the kernel offers no sensors for it (hwmon)")
-    return folder
-
-
 def _unique_id(card: DrmCard) -> str:
     """Return the uuid as ROCm writes it, so that what runs on the card can be joined to it."""
     text = read_text(card.device / "unique_id").lower().removeprefix("0x")
@@ -233,7 +218,7 @@ def _capacity(card: DrmCard, *, is_unified: bool) -> int:
 
 def _sensor(card: DrmCard, label: str) -> tuple[float, Path]:
     """Return the temperature of the sensor so labelled, and its file; raises UnreadableError."""
-    folder = _monitor(card)
+    folder = card.sensors(_DRIVER)
     for file in sorted(folder.glob("temp*_input")):
         if silently(lambda at=file: read_text(at.with_name(at.name.replace("_input", "_label")))) == label:
             return millidegrees(file), file
@@ -245,7 +230,7 @@ def _hottest(card: DrmCard) -> tuple[float, Path]:
     for label in _HOTTEST_FIRST:
         if (found := silently(lambda at=label: _sensor(card, at))) is not None:
             return found
-    file = _monitor(card) / "temp1_input"  # older kernels have one sensor, without a label
+    file = card.sensors(_DRIVER) / "temp1_input"  # older kernels have one sensor, without a label
     return millidegrees(file), file
 
 
@@ -257,7 +242,7 @@ def _threshold(temperature: tuple[float, Path] | None) -> float:
 
 
 def _power(card: DrmCard) -> float:
-    folder = _monitor(card)
+    folder = card.sensors(_DRIVER)
     average = silently(lambda: microwatts(folder / "power1_average"))
     return microwatts(folder / "power1_input") if average is None else average
 

@@ -1,7 +1,7 @@
 """Graphics cards as Linux lists them: what amdgpu, i915 and xe have in common under ``/sys/class/drm``."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,6 +60,13 @@ class DrmCard:
         named = [folder for folder in found if silently(lambda at=folder: read_text(at / "name")) in names]
         return named[0] if named else None
 
+    def sensors(self, *names: str) -> Path:
+        """Return the card's hwmon folder as ``monitor`` does; raises UnreadableError where there is none."""
+        folder = self.monitor(*names)
+        if folder is None:
+            raise UnreadableError("the kernel offers no sensors for it (hwmon)")
+        return folder
+
     def pcie(self) -> tuple[int, int]:
         """Return generation and lanes: the least of every link from the card to the root; raises UnreadableError.
 
@@ -97,6 +104,15 @@ def cards(root: Path, vendor: int) -> Iterator[DrmCard]:
     for index, path in listed:
         if silently(lambda at=path: read_integer(at / "device" / "vendor")) == vendor:
             yield DrmCard(path, index)
+
+
+def absence(root: Path, vendor: int, name: str, drivers: Sequence[str]) -> str:
+    """Return why there is no card of this vendor to report: one that another driver has is no use."""
+    if not root.is_dir():
+        return f"there is no {root}: this kernel has no graphics drivers"
+    wanted = " or ".join(drivers)
+    others = [f"{card.path.name} is driven by {card.driver}, not {wanted}" for card in cards(root, vendor)]
+    return "; ".join(others) or f"no {name} GPU under {root}"
 
 
 def millidegrees(path: Path) -> float:

@@ -15,7 +15,7 @@ from shardbus_schemas.ids import DeviceId, NodeId
 from shardbus_schemas.telemetry import ThrottleReason
 
 from shardbus_agents.backends.credible import credible_sample
-from shardbus_agents.backends.drm import DrmCard, cards, microwatts, millidegrees
+from shardbus_agents.backends.drm import DrmCard, absence, cards, microwatts, millidegrees
 from shardbus_agents.backends.host_memory import HostMemory, host_memory
 from shardbus_agents.backends.part_names import INTEL, intel_name
 from shardbus_agents.backends.protocol import BackendUnavailableError, DeviceSample
@@ -90,7 +90,7 @@ class IntelBackend:
         self._energy: dict[DeviceId, _Energy] = {}
         self._look()
         if not self._parts:
-            raise BackendUnavailableError(_absence(self._drm))
+            raise BackendUnavailableError(absence(self._drm, INTEL, "Intel", _DRIVERS))
 
     def sample(self, at: datetime) -> tuple[DeviceSample, ...]:
         """Return each GPU's readings; its power is known from the second look on."""
@@ -199,7 +199,7 @@ class IntelBackend:
     def _power(self, card: DrmCard, device_id: DeviceId) -> float:
         """Return the mean power since the last look, from the energy counter; raises UnreadableError."""
         before = self._energy.pop(device_id, None)
-        folder = _monitor(card)
+        folder = card.sensors(*_DRIVERS)
         # The first counter is the card's, the second its package's: not every part has both.
         card_energy = silently(lambda: read_integer(folder / "energy1_input"))
         microjoules = read_integer(folder / "energy2_input") if card_energy is None else card_energy
@@ -209,20 +209,6 @@ class IntelBackend:
         if now.joules < before.joules:
             raise UnreadableError("the driver's energy counter began anew")
         return (now.joules - before.joules) / (now.seconds - before.seconds)
-
-
-def _absence(drm: Path) -> str:
-    if not drm.is_dir():
-        return f"there is no {drm}: this kernel has no graphics drivers"
-    others = [f"{card.path.name} is driven by {card.driver}, not xe or i915" for card in cards(drm, INTEL)]
-    return "; ".join(others) or f"no Intel GPU under {drm}"
-
-
-def _monitor(card: DrmCard) -> Path:
-    folder = card.monitor(*_DRIVERS)
-    if folder is None:
-        raise UnreadableError("the kernel offers no sensors for it (hwmon)")
-    return folder
 
 
 def _video_memory(card: DrmCard) -> int:
@@ -237,7 +223,7 @@ def _video_memory(card: DrmCard) -> int:
 
 def _package_temperature(card: DrmCard) -> tuple[float, Path]:
     """Return the package's temperature (else the first sensor's), and its file; raises UnreadableError."""
-    files = sorted(_monitor(card).glob("temp*_input"))
+    files = sorted(card.sensors(*_DRIVERS).glob("temp*_input"))
     if not files:
         raise UnreadableError("the kernel offers no temperature for it")
     labels = {silently(lambda at=file: read_text(_beside(at, "label"))): file for file in files}
@@ -256,7 +242,7 @@ def _beside(file: Path, what: str) -> Path:
 
 
 def _power_limit(card: DrmCard) -> float:
-    folder = _monitor(card)
+    folder = card.sensors(*_DRIVERS)
     for name in ("power1_max", "power2_max", "power1_rated_max", "power2_rated_max"):
         if watts := silently(lambda at=name: microwatts(folder / at)):  # 0: no limit is set
             return watts

@@ -2,13 +2,11 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from shardbus_infra.bus.memory import MemoryBus, MemoryServer
-from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import (
     AppendRejectedError,
     BusUnreachableError,
@@ -22,46 +20,13 @@ from shardbus_infra.bus.port import (
 )
 from shardbus_infra.bus.reconcile import StreamDriftError, reconcile
 from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, STREAMS, TELEMETRY, StreamSpec, declared
+from support.buses import OpenBus, RunScenario, SomeBus
 from support.waiting import until
-
-SomeBus = MemoryBus | NatsBus
-OpenBus = Callable[[], Awaitable[SomeBus]]
-RunScenario = Callable[[Callable[[OpenBus], Awaitable[None]]], None]
 
 NODE = "shardbus.v1.event.node"
 INSTANCE = "shardbus.v1.event.instance"
 INSTANCES = f"{INSTANCE}.*"
 PLACE = "shardbus.v1.command.place"
-
-
-@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.connected)])
-def run(request: pytest.FixtureRequest) -> RunScenario:
-    """Runs a scenario that may open any number of connections to the same streams; they are closed at the end."""
-    opened: list[SomeBus] = []
-    if request.param == "memory":
-        server = MemoryServer()
-
-        async def open_bus() -> SomeBus:
-            opened.append(MemoryBus(server=server))
-            return opened[-1]
-    else:
-        url: str = request.getfixturevalue("nats_url")
-
-        async def open_bus() -> SomeBus:
-            bus = await connect(url, name="contract")
-            opened.append(bus)
-            await reconcile(bus)
-            return bus
-
-    async def whole(scenario: Callable[[OpenBus], Awaitable[None]]) -> None:
-        try:
-            async with asyncio.timeout(30):
-                await scenario(open_bus)
-        finally:
-            for bus in opened:
-                await bus.close()
-
-    return lambda scenario: asyncio.run(whole(scenario))
 
 
 def node(name: str = "attic", payload: bytes = b"{}", message_id: str | None = None) -> Outgoing:

@@ -2,51 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 
 import pytest
-from shardbus_infra.bus.memory import MemoryBus, MemoryServer
-from shardbus_infra.bus.nats import NatsBus, connect
+from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import AppendRejectedError, BusUnreachableError, NoAnswerError, NoRespondersError
 from shardbus_infra.bus.reconcile import reconcile
 from shardbus_infra.bus.streams import STREAMS
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_schemas import subjects
+from support.buses import OpenBus, RunScenario
 from support.waiting import until
 
-SomeBus = MemoryBus | NatsBus
-OpenBus = Callable[[], Awaitable[SomeBus]]
-RunScenario = Callable[[Callable[[OpenBus], Awaitable[None]]], None]
-
 ATTIC = subjects.agent("attic")
-
-
-@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.connected)])
-def run(request: pytest.FixtureRequest) -> RunScenario:
-    """Runs a scenario that may open any number of connections to the same bus; they are closed at the end."""
-    opened: list[SomeBus] = []
-    if request.param == "memory":
-        server = MemoryServer()
-
-        async def open_bus() -> SomeBus:
-            opened.append(MemoryBus(server=server))
-            return opened[-1]
-    else:
-        url: str = request.getfixturevalue("nats_url")
-
-        async def open_bus() -> SomeBus:
-            opened.append(await connect(url, name="contract"))
-            return opened[-1]
-
-    async def whole(scenario: Callable[[OpenBus], Awaitable[None]]) -> None:
-        try:
-            async with asyncio.timeout(30):
-                await scenario(open_bus)
-        finally:
-            for bus in opened:
-                await bus.close()
-
-    return lambda scenario: asyncio.run(whole(scenario))
 
 
 def test_what_is_told_is_heard_by_all_who_listen_and_by_oneself(run: RunScenario) -> None:
