@@ -12,7 +12,7 @@ from typing import NoReturn
 from shardbus_agents.settings import AgentSettings
 from shardbus_infra.settings import PREFIX
 
-from shardbus_console.exits import Exit, exit_code_of, text_of
+from shardbus_console.exits import code_after
 from shardbus_console.running import agent_part, serve
 
 
@@ -29,19 +29,12 @@ def become(settings: AgentSettings, flags: Mapping[str, object]) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the agent and exit with a documented code; a person's mistake is one line on stderr."""
-    code = Exit.DONE
-    try:
+
+    def run() -> None:
         settings = AgentSettings()
         serve({"agent": agent_part(settings)}, settings, _say)
-    except KeyboardInterrupt:
-        code = Exit.INTERRUPTED
-    except Exception as error:
-        known = exit_code_of(error)
-        if known is None:
-            raise  # a defect of ours: the traceback is what we need
-        _say(f"shardbus: {text_of(error)}")
-        code = known
-    sys.exit(code)
+
+    sys.exit(code_after(run, _say))
 
 
 def _say(text: str) -> None:

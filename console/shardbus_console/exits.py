@@ -1,6 +1,6 @@
 """How a command ends: the exit codes, and the errors that a person meets."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -72,6 +72,26 @@ def exit_code_of(error: Exception) -> Exit | None:
             return Exit.UNREACHABLE
         case _:
             return None
+
+
+def code_after(run: Callable[[], None], say: Callable[[str], None]) -> Exit:
+    """Run a command and return how it ends; a person's mistake is one line, said by ``say``.
+
+    Raises BrokenPipeError, and whatever no person can have caused: then the traceback is what we need.
+    """
+    try:
+        run()
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except Exception as error:
+        known = exit_code_of(error)
+        if known is None:
+            raise
+        say(f"shardbus: {text_of(error)}")
+        return known
+    return Exit.DONE
 
 
 def text_of(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 
 import typer
 
-from shardbus_console.exits import Exit, exit_code_of, text_of
+from shardbus_console.exits import Exit, code_after
 from shardbus_console.output import say
 
 _GROUPS: Final = (
@@ -53,22 +53,17 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no µ still gets its table
-    try:
+
+    def run() -> None:
         try:
             application(sys.argv[1:])(prog_name="shardbus")
         finally:
             sys.stdout.flush()  # here, so that a reader who went away is met here and not at the interpreter's end
-        code = Exit.DONE
+
+    try:
+        code = code_after(run, say)
     except BrokenPipeError:
         # The reader went away, such as `| head`: that is no error, and nothing more can be said on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = Exit.DONE
-    except KeyboardInterrupt:
-        code = Exit.INTERRUPTED
-    except Exception as error:
-        known = exit_code_of(error)
-        if known is None:
-            raise  # a defect of ours: the traceback is what we need
-        say(f"shardbus: {text_of(error)}")
-        code = known
     sys.exit(code)
