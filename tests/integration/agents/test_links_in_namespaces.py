@@ -102,12 +102,15 @@ def test_ways_of_different_length_are_told_as_half_of_both(tools: Path) -> None:
 
 
 def test_where_one_burst_is_too_short_to_fill_the_path_it_says_so(tools: Path) -> None:
-    """A gigabit over 80 ms there and back holds 10 MB: more than a burst may send."""
+    """A gigabit over 80 ms there and back holds 10 MB: more than a burst may send.
+
+    A later burst may find TCP's window as wide as the whole of it. Then it tells what the path carries, and may say so.
+    """
     with linked(tools, megabits=(1000, 1000), milliseconds=(40, 40), mtu=9000) as link, serving(link) as port:
         found = measured(link, port)
         for direction in (found["there"], found["back"]):
-            assert direction["at_least"]
-            assert megabits(direction) < 1000 * (1 + WITHIN)
+            least = 0 if direction["at_least"] else 1000 * (1 - WITHIN)
+            assert least <= megabits(direction) <= 1000 * (1 + WITHIN), direction
 
 
 def test_a_link_that_changes_is_measured_as_it_is_then(tools: Path) -> None:
