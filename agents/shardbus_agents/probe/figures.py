@@ -119,11 +119,16 @@ def burst(
 
 
 def carried(bursts: Sequence[Burst]) -> Carried | None:
-    """Return what ``bursts`` of one direction come to: the middle one of those that filled the path."""
+    """Return what ``bursts`` of one direction come to: the middle one of those that filled the path.
+
+    One alone that seems to have filled it is not believed where another carried as much although it waited: on a long
+    path all wait, and one may hide it.
+    """
     if not bursts:
         return None
     steady = [each for each in bursts if not each.unfilled]
-    if not steady:
+    waited = max((each.bytes_per_second for each in bursts if each.unfilled), default=0)
+    if not steady or (len(steady) == 1 and waited > (1 - AGREEMENT) * steady[0].bytes_per_second):
         best = max(bursts, key=lambda each: each.bytes_per_second)
         return Carried(best.bytes_per_second, 1, 0, at_least=True)
     rates = [each.bytes_per_second for each in steady]

@@ -107,6 +107,12 @@ def test_a_burst_that_ended_too_soon_does_not_count_where_another_one_did_not() 
     assert (found.bytes_per_second, found.samples, found.at_least) == (100, 1, False)
 
 
+def test_a_burst_that_hides_its_waiting_is_not_believed_against_others_that_carried_as_much() -> None:
+    found = carried([of(80, unfilled=True), of(75), of(82, unfilled=True)])
+    assert found is not None
+    assert (found.bytes_per_second, found.at_least) == (82, True)
+
+
 def test_where_all_ended_too_soon_or_python_was_the_limit_the_best_is_at_least() -> None:
     found = carried([of(20, unfilled=True), of(60, unfilled=True)])
     assert found is not None
