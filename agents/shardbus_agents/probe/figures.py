@@ -29,6 +29,8 @@ _LONG_SECONDS: Final = 0.005
 """A shorter path of up to 5 Gbit/s holds less than any window: there a gap is an end that was held up."""
 _USUAL_GAPS: Final = 3
 """How many times longer than usual it must be."""
+WINDOW_BYTES: Final = 2e6
+"""With so much under way, TCP's window may be the limit and not the path: systems allow some 3 MB (Linux' tcp_rmem)."""
 FASTEST_BYTES_PER_SECOND: Final = 625e6
 """5 Gbit/s: what Python surely keeps up with. What seems faster may be faster still."""
 AGREEMENT: Final = 0.2
@@ -71,7 +73,7 @@ class Burst:
     unfilled: bool = False
     """Whether it did not fill the path: it was still getting faster when it ended, or waited for acknowledgements."""
     limited: bool = False
-    """Whether the sender or the receiver had no time to wait, so that the path may carry more."""
+    """Whether the path may carry more: an end had no time to wait, or as much was under way as TCP allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +116,20 @@ def burst(
     if rate <= 0:
         return None
     unfilled = late > _GROWING * early or _waited(arrivals, start, round_trip_seconds) > _WAITED
-    limited = max(sender_busy, receiver_busy) >= _BUSY or rate >= FASTEST_BYTES_PER_SECOND
+    limited = (
+        max(sender_busy, receiver_busy) >= _BUSY
+        or rate >= FASTEST_BYTES_PER_SECOND
+        or rate * round_trip_seconds >= WINDOW_BYTES
+    )
     return Burst(rate, total, seconds, unfilled=unfilled, limited=limited)
 
 
 def carried(bursts: Sequence[Burst]) -> Carried | None:
-    """Return what ``bursts`` of one direction come to: the middle one of those that filled the path.
-
-    One alone that seems to have filled it is not believed where another carried as much although it waited: on a long
-    path all wait, and one may hide it.
-    """
+    """Return what ``bursts`` of one direction come to: the middle one of those that filled the path."""
     if not bursts:
         return None
     steady = [each for each in bursts if not each.unfilled]
-    waited = max((each.bytes_per_second for each in bursts if each.unfilled), default=0)
-    if not steady or (len(steady) == 1 and waited > (1 - AGREEMENT) * steady[0].bytes_per_second):
+    if not steady:
         best = max(bursts, key=lambda each: each.bytes_per_second)
         return Carried(best.bytes_per_second, 1, 0, at_least=True)
     rates = [each.bytes_per_second for each in steady]
