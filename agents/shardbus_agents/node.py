@@ -18,6 +18,7 @@ from shardbus_agents.collector import Snapshot, merge
 from shardbus_agents.outbox import Outbox
 from shardbus_agents.readings import Pace
 from shardbus_agents.sampler import Sampler
+from shardbus_agents.waiting import wait_or_stop
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Node:
             due += self._pace.sample_interval_seconds
             if due <= now:
                 due = now + self._pace.sample_interval_seconds
-            await _pause(due - now, stop)
+            await wait_or_stop(due - now, stop)
 
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()
@@ -164,11 +165,3 @@ class Node:
                 self._leave_patience,
                 last or "the bus does not answer",
             )
-
-
-async def _pause(seconds: float, stop: asyncio.Event) -> None:
-    """Return after ``seconds``, or as soon as ``stop`` is set."""
-    try:
-        await asyncio.wait_for(stop.wait(), max(0.0, seconds))
-    except TimeoutError:
-        return

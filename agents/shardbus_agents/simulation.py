@@ -19,6 +19,7 @@ from shardbus_schemas.ids import NodeId
 from shardbus_schemas.scenario import AnyStep, LinkStep, NodeStep
 
 from shardbus_agents.timeline import Life, beginnings, link_at, lives, next_change, next_start
+from shardbus_agents.waiting import wait_or_stop
 
 _log = logging.getLogger(__name__)
 
@@ -172,10 +173,10 @@ class PlayedNode:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Live as the scenario says until ``stop`` is set."""
-        await _pause(self._clock.turn(self._place), stop)
+        await wait_or_stop(self._clock.turn(self._place), stop)
         for life in lives(self._steps):
             if life.start > 0:
-                await _pause(self._clock.seconds_until(life.start), stop)
+                await wait_or_stop(self._clock.seconds_until(life.start), stop)
             if stop.is_set():
                 return
             node = self._begin(life)
@@ -225,7 +226,7 @@ class Narrator:
             if not coming:
                 return
             before, t = t, min(coming)
-            await _pause(self._clock.seconds_until(t), stop)
+            await wait_or_stop(self._clock.seconds_until(t), stop)
             if not stop.is_set():
                 for occurrence in beginnings(self._steps, before, t):
                     _log.info("scenario at %s: %s", timedelta(seconds=round(t)), _words(occurrence.step))
@@ -242,9 +243,3 @@ async def _end(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def _pause(seconds: float, stop: asyncio.Event) -> None:
-    """Return after ``seconds``, or as soon as ``stop`` is set."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -52,10 +52,11 @@ def slowest_stage_bound(problem: Problem, known: float) -> float:
         return 0.0
     counts = [_Counter(problem, unit) for unit in problem.units]
     stages = min(problem.max_stages, problem.max_devices, problem.layers)
+    grouped = any(len(unit.devices) > 1 for unit in problem.units)
     low, high = 0.0, known
     while high - low > NARROW * high:
         middle = (low + high) / 2
-        if _layers_within(counts, stages, middle) < problem.layers:
+        if _layers_within(counts, stages, middle, grouped=grouped) < problem.layers:
             low = middle
         else:
             high = middle
@@ -83,17 +84,24 @@ class _Counter:
         return min(self.most, int(seconds / self.each * (1 + ROUNDING)))
 
 
-def _layers_within(counters: Sequence[_Counter], stages: int, seconds: float) -> int:
+def _layers_within(counters: Sequence[_Counter], stages: int, seconds: float, *, grouped: bool) -> int:
     counts: list[int] = []
-    parts: dict[DeviceKey, float] = {}
     gain = 0
     for counter in counters:
         as_last = counter.within(seconds)
         count = 0 if counter.hop is None or as_last == 0 else counter.within(seconds - counter.hop)
         counts.append(count)
-        for device in counter.devices:
-            parts[device] = max(parts.get(device, 0.0), count / len(counter.devices))
         gain = max(gain, as_last - count)
+    most = _most_together(counters, counts) if grouped else sum(counts)
     if stages < len(counts):
         counts = sorted(counts, reverse=True)[:stages]
-    return min(sum(counts), int(math.fsum(parts.values()) * (1 + ROUNDING) + ROUNDING)) + gain
+    return min(sum(counts), most) + gain
+
+
+def _most_together(counters: Sequence[_Counter], counts: Sequence[int]) -> int:
+    """Return how many layers units that share devices take together at most."""
+    parts: dict[DeviceKey, float] = {}
+    for counter, count in zip(counters, counts, strict=True):
+        for device in counter.devices:
+            parts[device] = max(parts.get(device, 0.0), count / len(counter.devices))
+    return int(math.fsum(parts.values()) * (1 + ROUNDING) + ROUNDING)

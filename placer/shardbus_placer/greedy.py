@@ -31,8 +31,8 @@ class Search:
     tries_left: int
     out_of_time: Callable[[], bool]
     best: Cut | None = None
-    ungrouped: "Search | None" = None
-    """The search among plans without tensor groups, where it was made apart."""
+    ungrouped: "tuple[Search, float] | None" = None
+    """The search among plans without tensor groups and a cost that none of them is below, where it was made apart."""
     tried: set[tuple[tuple[str, ...], ...]] = field(default_factory=set)
 
     def offer(self, order: Sequence[Unit]) -> bool:

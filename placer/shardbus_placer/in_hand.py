@@ -19,9 +19,10 @@ def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Sea
     state = Search(problem, 1 << 30, out_of_time)
     alone = without_groups(problem)
     if alone is not None:
-        state.ungrouped, _ = plan_in_hand(alone, out_of_time)
-        if state.ungrouped.best is not None:
-            state.take(state.ungrouped.best.order)
+        ungrouped, ungrouped_bound = plan_in_hand(alone, out_of_time)
+        if ungrouped.best is not None:
+            state.ungrouped = (ungrouped, ungrouped_bound or 0.0)
+            state.take(ungrouped.best.order)
     for order in starts(problem):
         state.offer(order)
     bound = None if state.best is None else counted_bound(problem, state.best.cost)

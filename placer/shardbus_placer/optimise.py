@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shardbus_placer import solver_pulp
-from shardbus_placer.bound import counted_bound
 from shardbus_placer.counting import Counting
 from shardbus_placer.cut import Cut
 from shardbus_placer.exhaustion import all_orders
@@ -95,13 +94,12 @@ class _Proof:
 
     def keep_pace_one_by_one(self) -> None:
         """Search among the plans without tensor groups first: they are far fewer, and often the best."""
-        state = self.state.ungrouped
-        if state is None or state.best is None:
+        if self.state.ungrouped is None:
             return
+        state, floor = self.state.ungrouped
         until = self.seconds_left() * (1 - SINGLE_SHARE)
-        floor = counted_bound(state.problem, state.best.cost)
-        found = search_pace(state, floor or 0.0, lambda: self.seconds_left() - until)
-        if self.state.take(state.best.order):
+        found = search_pace(state, floor, lambda: self.seconds_left() - until)
+        if state.best is not None and self.state.take(state.best.order):
             self.by_solver = self.by_solver or found.asked
 
     def keep_pace(self) -> None:

@@ -89,8 +89,7 @@ def agent(
     With --once nothing is reported anywhere: it prints what this node is (devices, where their figures come from,
     why the others are unknown) and one look at each device; paste that into a bug report. With --measure each
     device that MLX can compute on is measured, which takes seconds per device; a running agent takes the figures
-    over at its next look. With --simulate the fleet of a file is played instead,
-    with --scenario what happens to it.
+    over at its next look. With --simulate the fleet of a file is played instead, with --scenario what happens to it.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
