@@ -32,6 +32,8 @@ class Terminal:
 
         def make_it_ours() -> None:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # then Ctrl-C on it is SIGINT
+            # Whoever runs the tests in the background has it ignored, and so have all of his children.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
         self.process = subprocess.Popen(
             [*COMMAND, *arguments],
@@ -40,7 +42,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=make_it_ours,  # noqa: PLW1509 - one system call, and no lock is taken by it
+            preexec_fn=make_it_ours,  # noqa: PLW1509 - two system calls, and no lock is taken by them
         )
         os.close(slave)
         self.output = ""
