@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError
+from shardbus_eventstore.read_model.database import LIVE
 from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
 TABLES_OF: Final = {
@@ -49,7 +50,8 @@ class Tally:
 
 def try_lock(connection: Connection, stream: str) -> bool:
     """Take the right to project ``stream``, held as long as the connection lives; ``False`` if another has it."""
-    name = f"shardbus/projector/{stream}/{VERSION}"
+    # Each schema has its own projections: a replay builds a second read model beside the live one.
+    name = func.concat(f"shardbus/projector/{stream}/{VERSION}/", func.current_schema())
     return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
@@ -113,8 +115,8 @@ def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> Non
     problem = f"it was made {info.created.isoformat()}" if other else shortening(checkpoint, info, held)
     if problem is None:
         return
-    tables = ", ".join(TABLES_OF[checkpoint.stream])
-    remedy = f"TRUNCATE {tables}; DELETE FROM checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person
+    tables = ", ".join(f"{LIVE}.{table}" for table in TABLES_OF[checkpoint.stream])
+    remedy = f"TRUNCATE {tables}; DELETE FROM {LIVE}.checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person
     raise HistoryDivergedError(
         f"stream {info.name} on this bus is not the one that the read model was folded from: the read model is at "
         f"{checkpoint.sequence} of the stream made {checkpoint.stream_created.isoformat()}, but of this one, "
@@ -145,7 +147,8 @@ def refuse_gaps(stream: str, gaps: Sequence[Gap]) -> None:
     if not gaps or stream != FLEET:
         return
     first, last = gaps[0]
-    accept = f"UPDATE checkpoints SET sequence = {last}, sequence_recorded_at = NULL WHERE projection = '{stream}'"  # noqa: S608 -- for a person
+    moved = f"sequence = {last}, sequence_recorded_at = NULL"
+    accept = f"UPDATE {LIVE}.checkpoints SET {moved} WHERE projection = '{stream}'"  # noqa: S608 -- for a person
     raise HistoryLostError(
         f"stream {stream} has lost its messages {first} to {last} before they were projected, and the read model "
         f"cannot be right without them. Restore the stream from a backup, or accept the loss by: {accept};"

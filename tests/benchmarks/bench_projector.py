@@ -192,7 +192,7 @@ def cpu_seconds(pid: int) -> float:
 
 def watcher(postgres_url: str) -> Callable[[str], int]:
     """Return what tells how far a stream is projected, over one connection, so that looking costs next to nothing."""
-    query = text("SELECT sequence FROM checkpoints WHERE stream = :stream")
+    query = text("SELECT sequence FROM shardbus.checkpoints WHERE stream = :stream")
     engine = create_engine(postgres_url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
 
     def reached(stream: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -9,12 +10,18 @@ from sqlalchemy.pool import NullPool
 
 from shardbus_eventstore.errors import DatabaseRightsError, DatabaseUnreachableError
 
+LIVE: Final = "shardbus"
+"""The Postgres schema that holds the read model which people ask. Another one of the same database may hold a second
+read model, such as the one that a replay builds beside it: the tables' names are never qualified."""
+
 _CONNECT_SECONDS = 5
 _INSUFFICIENT_PRIVILEGE = "42501"
 
 
-def open_engine(url: str, *, application_name: str = "shardbus") -> Engine:
+def open_engine(url: str, *, application_name: str = "shardbus", schema: str = LIVE) -> Engine:
     """Return an engine for ``url`` (``postgresql://user:password@host:port/database``); it connects on first use.
+
+    Every name without a schema means a table of ``schema``.
 
     A broken connection is noticed within half a minute, also while it waits. Raises DatabaseUnreachableError if
     ``url`` is none for Postgres.
@@ -25,7 +32,7 @@ def open_engine(url: str, *, application_name: str = "shardbus") -> Engine:
         connect_args={
             "application_name": application_name,
             "connect_timeout": _CONNECT_SECONDS,
-            "options": "-c timezone=UTC",
+            "options": f"-c timezone=UTC -c search_path={schema}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

@@ -5,6 +5,8 @@ The adapters are ``nats.py`` (real) and ``memory.py`` (tests and offline tools);
 A *stream* is an append-only log. ``append`` writes to it; ``follow`` reads it in order from any sequence and never
 moves a cursor on the server; ``work`` shares a work queue between workers, each item acknowledged on its own.
 
+Who only reads needs no more than a ``Log``.
+
 A *message* that no stream keeps is for whoever listens now: ``tell`` sends one, ``listen`` hears them, ``request``
 sends one and returns the first answer.
 """
@@ -154,24 +156,8 @@ class WorkItem(Protocol):
         ...
 
 
-class Bus(Protocol):
-    """A connection to the bus."""
-
-    async def append(
-        self, message: Outgoing, *, expected: ExpectedLast | None = None, timeout_seconds: float = 5
-    ) -> Appended:
-        """Append one message and return once it is stored.
-
-        Raises WrongSequenceError, MessageRefusedError, AppendRejectedError, AppendTimeoutError, BusUnreachableError.
-        """
-        ...
-
-    async def append_many(self, messages: Sequence[Outgoing], *, timeout_seconds: float = 30) -> Sequence[Appended]:
-        """Append messages in order, with a bounded window of unacknowledged ones, and return their places.
-
-        Raises as ``append``; then the messages before the failed one may or may not be stored.
-        """
-        ...
+class Log(Protocol):
+    """What may be asked of streams by who only reads them: the bus answers, and so does an archive of it."""
 
     def follow(
         self,
@@ -191,12 +177,6 @@ class Bus(Protocol):
         """
         ...
 
-    def work(
-        self, stream: str, *, durable: str, max_pending: int = 1, ack_wait_seconds: float = 30
-    ) -> AsyncGenerator[WorkItem, None]:
-        """Yield items of a work queue that all workers of one ``durable`` name share; heals itself likewise."""
-        ...
-
     async def get(self, stream: str, sequence: int) -> Stored | None:
         """Return one message, or ``None`` if the stream does not hold it any more."""
         ...
@@ -207,6 +187,32 @@ class Bus(Protocol):
 
     async def info(self, stream: str) -> StreamInfo:
         """Return a stream's identity and extent; raises StreamMissingError."""
+        ...
+
+
+class Bus(Log, Protocol):
+    """A connection to the bus."""
+
+    async def append(
+        self, message: Outgoing, *, expected: ExpectedLast | None = None, timeout_seconds: float = 5
+    ) -> Appended:
+        """Append one message and return once it is stored.
+
+        Raises WrongSequenceError, MessageRefusedError, AppendRejectedError, AppendTimeoutError, BusUnreachableError.
+        """
+        ...
+
+    async def append_many(self, messages: Sequence[Outgoing], *, timeout_seconds: float = 30) -> Sequence[Appended]:
+        """Append messages in order, with a bounded window of unacknowledged ones, and return their places.
+
+        Raises as ``append``; then the messages before the failed one may or may not be stored.
+        """
+        ...
+
+    def work(
+        self, stream: str, *, durable: str, max_pending: int = 1, ack_wait_seconds: float = 30
+    ) -> AsyncGenerator[WorkItem, None]:
+        """Yield items of a work queue that all workers of one ``durable`` name share; heals itself likewise."""
         ...
 
     async def tell(self, subject: str, payload: bytes) -> None:

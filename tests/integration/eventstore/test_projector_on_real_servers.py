@@ -220,7 +220,9 @@ def test_a_stream_that_was_made_anew_is_refused_with_a_remedy(nats_url: str, pos
                 await server.delete_stream(FLEET)
         async with bus_with_streams(nats_url) as bus:
             await say(bus, introductions() * 2)
-            with pytest.raises(HistoryDivergedError, match="BEGIN; TRUNCATE nodes, devices") as refused:
+            with pytest.raises(
+                HistoryDivergedError, match="BEGIN; TRUNCATE shardbus.nodes, shardbus.devices"
+            ) as refused:
                 await asyncio.wait_for(run(bus, settings_for(postgres_url), asyncio.Event()), 20)
             remedy = str(refused.value).partition("from its beginning by: ")[2]
             with open_engine(postgres_url).connect() as connection:

@@ -74,3 +74,32 @@ def test_what_keeps_from_connecting_is_said_without_the_password(
 def test_an_address_that_is_not_of_postgres_is_refused(address: str) -> None:
     with pytest.raises(DatabaseUnreachableError, match="postgresql://"):
         upgrade(address)
+
+
+def test_tables_of_a_program_that_knew_no_schema_move_with_their_rows(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    with open_engine(postgres_url).begin() as connection:
+        names = connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = 'shardbus'")  # as revision 0003 left them
+        ).scalars()
+        for name in names.all():
+            connection.execute(text(f"ALTER TABLE {name} SET SCHEMA public"))
+        connection.execute(text("ALTER VIEW fleet_devices SET SCHEMA public"))
+        connection.execute(text("DROP SCHEMA shardbus"))
+        connection.execute(
+            text(
+                "INSERT INTO public.links VALUES ('a', 'b', 1, 0.1, 'probe', now(), 1, now(), NULL, NULL, NULL, false)"
+            )
+        )
+    upgrade(postgres_url)
+    with open_engine(postgres_url).connect() as connection:
+        assert connection.scalar(text("SELECT from_node FROM links")) == "a"
+        assert connection.scalar(text("SELECT count(*) FROM fleet_devices")) == 0
+        assert connection.scalar(text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")) == 0
+
+
+def test_two_read_models_live_in_one_database(postgres_url: str) -> None:
+    upgrade(postgres_url)
+    upgrade(postgres_url, schema="another")
+    with open_engine(postgres_url, schema="another").connect() as connection:
+        assert current_revision(connection) == head_revision()

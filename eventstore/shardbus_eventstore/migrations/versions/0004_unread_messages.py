@@ -1,0 +1,8 @@
+"""What a projector notes of messages it could not read."""
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    pass

@@ -1,0 +1,8 @@
+"""Past readings by day, minute and hour."""
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    pass

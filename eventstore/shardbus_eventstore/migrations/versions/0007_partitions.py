@@ -1,0 +1,8 @@
+"""Projections of a part of a stream."""
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    pass
