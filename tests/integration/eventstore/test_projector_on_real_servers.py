@@ -221,7 +221,7 @@ def test_a_stream_that_was_made_anew_is_refused_with_a_remedy(nats_url: str, pos
         async with bus_with_streams(nats_url) as bus:
             await say(bus, introductions() * 2)
             with pytest.raises(
-                HistoryDivergedError, match="BEGIN; TRUNCATE shardbus.nodes, shardbus.devices"
+                HistoryDivergedError, match=r"BEGIN; TRUNCATE shardbus\.nodes, shardbus\.devices"
             ) as refused:
                 await asyncio.wait_for(run(bus, settings_for(postgres_url), asyncio.Event()), 20)
             remedy = str(refused.value).partition("from its beginning by: ")[2]
