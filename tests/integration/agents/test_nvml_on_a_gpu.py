@@ -91,7 +91,7 @@ def test_a_tick_holds_the_driver_for_a_millisecond_and_the_child_stays_small() -
     seconds, resident = with_sampler(scenario, medium_seconds=3600, slow_seconds=3600)
     bare = int(subprocess.run([sys.executable, "-I", "-S", "-c", BARE], capture_output=True, check=True).stdout)
     sys.stdout.write(
-        f"driver {seconds * 1000:.3f} ms per GPU and tick, child {resident / 1e6:.1f} MB, {bare / 1e6:.1f} MB of it bare\n"
+        f"driver {seconds * 1000:.3f} ms per GPU and tick, child {resident / 1e6:.1f} MB, {bare / 1e6:.1f} of it bare\n"
     )
     assert seconds <= 0.001
     assert resident - bare <= OWN_LIMIT_BYTES
