@@ -1,8 +1,10 @@
 """One stream's projection on one connection: the blocking half of the projector, run in a thread."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 from psycopg import Connection as PsycopgConnection
@@ -10,13 +12,14 @@ from shardbus_infra.bus.port import StreamInfo
 from shardbus_infra.bus.streams import TELEMETRY
 from sqlalchemy import Connection, Engine, text
 
-from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, take_over, try_lock
+from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, note_attempt, note_end, take_over, try_lock
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
 from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.unread import firsts
 
 _PRUNED_AT_ONCE = 20_000
 
@@ -36,14 +39,17 @@ class Projection:
     state: FleetState
 
     @classmethod
-    def open(cls, engine: Engine, info: StreamInfo) -> Self | None:
-        """Return the projection of stream ``info``, or ``None`` while another projector holds it."""
+    def open(cls, engine: Engine, info: StreamInfo, held: int | None = None) -> Self | None:
+        """Return the projection of stream ``info``, or ``None`` while another projector holds it.
+
+        ``held`` is the epoch that this process held last.
+        """
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             if not try_lock(connection, info.name):
                 connection.close()
                 return None
-            checkpoint = take_over(connection, info)
+            checkpoint = take_over(connection, info, held)
             state = working_part(load_working_state(connection), info.name)
         except BaseException:
             connection.invalidate()
@@ -69,27 +75,45 @@ class Projection:
             rejected=len(examined.rejected),
             skipped=len(examined.skipped),
         )
-        self._write(sequence, recorded_at, tally, changed_rows(self.stream, taken.state, taken.changes), gaps)
+        unread = {
+            kind: first.stored.sequence for kind, first in firsts(self.checkpoint.unread, examined.skipped).items()
+        }
+        self._write(sequence, recorded_at, tally, changed_rows(self.stream, taken.state, taken.changes), gaps, unread)
+
+    def note_attempt(self, sequence: int) -> None:
+        """Tell the checkpoint that ``sequence`` is folded next, by itself."""
+        note_attempt(self.connection, self.checkpoint, sequence)
+
+    def note_end(self) -> None:
+        """Tell the checkpoint that this projector ends in order."""
+        note_end(self.connection, self.checkpoint)
 
     def skip(self, gap: Gap) -> None:
         """Move past messages that the stream dropped before they were projected."""
         self._write(gap[1], None, Tally(), {}, [gap])
 
     def _write(
-        self, sequence: int, recorded_at: datetime | None, tally: Tally, new: TableRows, gaps: Sequence[Gap]
+        self,
+        sequence: int,
+        recorded_at: datetime | None,
+        tally: Tally,
+        new: TableRows,
+        gaps: Sequence[Gap],
+        unread: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         now, before = datetime.now(UTC), self.checkpoint
         position = {
             "sequence": sequence,
             "recorded_at": recorded_at,
             **asdict(tally),
+            "unread": json.dumps(dict(unread)),
             "now": now,
             "projection": self.stream,
             "version": VERSION,
             "epoch": before.epoch,
             "previous": before.sequence,
         }
-        noted = [
+        missing = [
             {
                 "projection": self.stream,
                 "stream": self.stream,
@@ -100,11 +124,12 @@ class Projection:
             for first, last in gaps
         ]
         driver = cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
-        if not write(driver, position, {**new, "gaps": noted}):
+        if not write(driver, position, {**new, "gaps": missing}):
             raise ProjectorFencedError(
                 f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
             )
-        self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at)
+        noted = {**before.unread, **unread} if unread else before.unread
+        self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at, unread=noted)
 
     def start_over(self, info: StreamInfo) -> None:
         """Forget what was made of a stream that lost its newest messages, as far as it is not what it holds still.
@@ -127,7 +152,7 @@ class Projection:
         )
         if moved != 1:
             raise ProjectorFencedError(f"another projector took over {self.stream} after {before.sequence}")
-        self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None)
+        self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None, unread={})
         self.state = FleetState()
 
     def prune(self, before: datetime) -> int:
@@ -142,7 +167,7 @@ _START_OVER = text(
     WITH moved AS (
         UPDATE checkpoints
         SET sequence = :first - 1, sequence_recorded_at = NULL, folded = 0, ignored = 0, rejected = 0, skipped = 0,
-            updated_at = :now
+            unread = '{}', attempts = 0, attempted_sequence = NULL, updated_at = :now
         WHERE projection = :stream AND version = :version AND epoch = :epoch
         RETURNING projection
     ), noted AS (

@@ -303,6 +303,12 @@ class CheckpointRow(Base):
     rejected: Mapped[BigInt]
     skipped: Mapped[BigInt]
     updated_at: Mapped[datetime]
+    attempts: Mapped[BigInt]
+    """Starts since the last progress that did not end in order."""
+    attempted_sequence: Mapped[BigInt | None]
+    """The message that was about to be folded by itself, after such starts."""
+    unread: Mapped[Document]
+    """Kinds of messages that could not be read (``Type.v3``), with the sequence of the first of each."""
 
 
 class GapRow(Base):
