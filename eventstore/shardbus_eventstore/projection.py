@@ -2,26 +2,24 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Self, cast
 
 from psycopg import Connection as PsycopgConnection
 from shardbus_infra.bus.port import StreamInfo
-from shardbus_infra.bus.streams import TELEMETRY
 from sqlalchemy import Connection, Engine, text
 
 from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, note_attempt, note_end, take_over, try_lock
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
+from shardbus_eventstore.partitions import Days
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
 from shardbus_eventstore.state import FleetState
 from shardbus_eventstore.unread import firsts
-
-_PRUNED_AT_ONCE = 20_000
 
 
 @dataclass(slots=True)
@@ -37,6 +35,8 @@ class Projection:
     """Each statement on it is a transaction."""
     checkpoint: Checkpoint
     state: FleetState
+    days: Days = field(default_factory=Days)
+    """The days of past readings that there is a partition for."""
 
     @classmethod
     def open(cls, engine: Engine, info: StreamInfo, held: int | None = None) -> Self | None:
@@ -57,6 +57,10 @@ class Projection:
             raise
         return cls(info.name, connection, checkpoint, state)
 
+    @property
+    def _driver(self) -> "PsycopgConnection[Any]":
+        return cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
+
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
         if not self.connection.closed:
@@ -68,7 +72,9 @@ class Projection:
 
         Raises ProjectorFencedError, and the driver's errors, after which this projection is to be closed.
         """
-        examined = taken.examined
+        examined, readings = taken.examined, taken.changes.readings
+        if readings:
+            self.days.make(self._driver, "device_history", readings[0].recorded_at, readings[-1].recorded_at)
         tally = Tally(
             folded=len(examined.received),
             ignored=taken.state.ignored.get(self.stream, 0),
@@ -123,8 +129,7 @@ class Projection:
             }
             for first, last in gaps
         ]
-        driver = cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
-        if not write(driver, position, {**new, "gaps": missing}):
+        if not write(self._driver, position, {**new, "gaps": missing}):
             raise ProjectorFencedError(
                 f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
             )
@@ -135,7 +140,8 @@ class Projection:
         """Forget what was made of a stream that lost its newest messages, as far as it is not what it holds still.
 
         Past readings from before its first message stay: nothing else remembers them. The loss is noted as
-        a gap, as far as it can be told: some of its sequences may have been given again.
+        a gap, as far as it can be told: some of its sequences may have been given again. Minutes and hours made of
+        what is forgotten are made anew.
         """
         first, before = max(1, info.first_sequence), self.checkpoint
         moved = self.connection.scalar(
@@ -155,12 +161,6 @@ class Projection:
         self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None, unread={})
         self.state = FleetState()
 
-    def prune(self, before: datetime) -> int:
-        """Delete past readings from before a moment, a bounded number at once; return how many."""
-        if self.stream != TELEMETRY:
-            return 0
-        return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
-
 
 _START_OVER = text(
     """
@@ -173,6 +173,13 @@ _START_OVER = text(
     ), noted AS (
         INSERT INTO gaps (projection, stream, from_sequence, to_sequence, noticed_at)
         SELECT projection, :stream, :lost_from, :lost_to, :now FROM moved
+    ), rolled_back AS (
+        UPDATE history_progress
+        SET sequence = LEAST(sequence, :first - 1),
+            complete_until = LEAST(
+                complete_until, (SELECT min(recorded_at) FROM device_history WHERE sequence >= :first)
+            )
+        WHERE EXISTS (SELECT FROM moved)
     ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved)
     ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved)
     ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved)
@@ -181,7 +188,3 @@ _START_OVER = text(
     """
 )
 """One statement, so that all of it happens or nothing."""
-_PRUNE = text(
-    "DELETE FROM device_history WHERE ctid = ANY (ARRAY("
-    "SELECT ctid FROM device_history WHERE recorded_at < :before LIMIT :limit))"
-)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import psycopg
@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shardbus_eventstore.checkpoint import Checkpoint, gap_before, gaps_in, refuse_gaps, shortening, verify
 from shardbus_eventstore.errors import DatabaseUnreachableError, EventStoreError, PoisonError, ProjectorFencedError
+from shardbus_eventstore.history_keeper import keep_history
 from shardbus_eventstore.intake import Rejected, Taken, fold_failures, take
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.poison import Caution, is_fault_of_data
@@ -43,7 +44,6 @@ _IDLE_SECONDS: Final = 0.25
 """How soon a stop is noticed while nothing comes."""
 _STANDBY_SECONDS: Final = 0.5
 _HOUSEKEEPING_SECONDS: Final = 1.0
-_PRUNING_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 
 ResultT = TypeVar("ResultT")
@@ -65,6 +65,7 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
         for stream in STREAMS
     ]
+    projecting.append(asyncio.create_task(keep_history(engine, settings, quitting), name="keep the history"))
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
     try:
         await asyncio.wait([*projecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +109,6 @@ class StreamProjector:
         self._epoch: int | None = None
         self._unread: dict[str, int] = {}
         self._housekeeping_due = 0.0
-        self._pruning_due = 0.0
 
     async def run(self) -> None:
         """Project until stopped."""
@@ -325,10 +325,6 @@ class StreamProjector:
             await self._bury(
                 await _in_thread(lambda: self._unknown_devices.judge(projection.connection, fleet.last_sequence))
             )
-        if now >= self._pruning_due:
-            before = datetime.now(UTC) - timedelta(days=self._settings.history_keep_days)
-            pruned = await _in_thread(lambda: projection.prune(before))
-            self._pruning_due = now + (_PRUNING_SECONDS if not pruned else 0)
         # What is gone will not come: begin anew, past the gap.
         return not (idle and gap_before(info, projection.checkpoint.sequence))
 
