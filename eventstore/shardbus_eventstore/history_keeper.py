@@ -23,6 +23,7 @@ from shardbus_eventstore.settings import ProjectorSettings
 log = logging.getLogger(__name__)
 
 _ROUND_SECONDS: Final = 10.0
+_PATIENCE_SECONDS: Final = 0.5
 _DAYS_AHEAD: Final = 2
 _SETTLED: Final = timedelta(hours=1)
 """How long after a cut minutes and hours cannot be made anew, for want of what was before; whole hours."""
@@ -72,9 +73,9 @@ async def _rounds(engine: Engine, retention: Retention, stop: asyncio.Event) -> 
                 await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 stopping.cancel()
-                if not working.done():  # a round that is cut off leaves no trace
-                    keeper.interrupt()
-                    await asyncio.wait({working})
+                while not working.done():  # a round that is cut off leaves no trace
+                    await asyncio.to_thread(keeper.interrupt)
+                    await asyncio.wait({working}, timeout=_PATIENCE_SECONDS)
             if stop.is_set():
                 working.exception()
                 return
@@ -119,8 +120,9 @@ class Keeper:
         self.connection.close()
 
     def interrupt(self) -> None:
-        """End what is under way, from another thread: it raises QueryCanceled there."""
-        self._driver.cancel_safe(timeout=5)
+        """End what is under way, from another thread: it raises QueryCanceled there. Never fails."""
+        with contextlib.suppress(psycopg.Error):
+            self._driver.cancel_safe(timeout=_PATIENCE_SECONDS)
 
     def work(self) -> bool:
         """Do some of what is due; return whether there is more that should not wait."""

@@ -10,12 +10,13 @@ What a step makes is a function of ``device_history`` alone: after late readings
 that follow them, as if they had come in time.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString, TypeVar
 
 from psycopg import Connection, IsolationLevel
-from psycopg.rows import namedtuple_row
+from psycopg.rows import class_row
 from shardbus_infra.bus.streams import TELEMETRY
 
 from shardbus_eventstore.partitions import make_days
@@ -26,7 +27,8 @@ HELD: Final = timedelta(minutes=3)
 HISTORY: Final = "device_history"
 MINUTES: Final = "device_history_minutes"
 
-_MINUTE: Final = timedelta(minutes=1)
+RowT = TypeVar("RowT")
+
 _AT_ONCE: Final = timedelta(minutes=10)
 """How much of the history one transaction rolls up at most."""
 
@@ -77,44 +79,70 @@ def complete(connection: "Connection[Any]") -> int:
     return steps
 
 
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """How far the read model is; of several projections of the stream, the slowest."""
+
+    sequence: int | None
+    recorded_at: datetime | None
+    stream_created: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """How far the roll-up is: a row of ``history_progress``."""
+
+    history: str
+    stream_created: datetime | None
+    sequence: int
+    complete_until: datetime | None
+    fixed_before: datetime | None
+
+
 def _step(connection: "Connection[Any]") -> bool:
-    cursor = connection.cursor(row_factory=namedtuple_row)
-    cursor.execute("INSERT INTO history_progress (history, sequence) VALUES (%s, 0) ON CONFLICT DO NOTHING", [HISTORY])
-    reached = cursor.execute(_REACHED, {"stream": TELEMETRY, "version": VERSION}).fetchone()
-    progress = cursor.execute("SELECT * FROM history_progress WHERE history = %s FOR UPDATE", [HISTORY]).fetchone()
-    assert progress is not None
-    if reached is None or reached.sequence is None or reached.recorded_at is None:
+    connection.execute(_BEGIN, [HISTORY])
+    reached = _one(connection, _Reached, _REACHED, {"stream": TELEMETRY, "version": VERSION})
+    progress = _one(connection, _Progress, _PROGRESS, {"history": HISTORY})
+    if reached.sequence is None or reached.recorded_at is None:
         return False
     same = progress.stream_created == reached.stream_created and progress.sequence <= reached.sequence
+    if same and progress.sequence == reached.sequence and progress.complete_until == _minute(reached.recorded_at):
+        return False
     after = progress.sequence if same else 0
-    oldest = cursor.execute(_OLDEST, {"after": after, "until": reached.sequence}).fetchone()
-    assert oldest is not None
-    made = range_to_make(progress.complete_until, oldest.recorded_at, reached.recorded_at, progress.fixed_before)
+    (oldest,) = connection.execute(_OLDEST, {"after": after, "until": reached.sequence}).fetchone() or (None,)
+    made = range_to_make(progress.complete_until, oldest, reached.recorded_at, progress.fixed_before)
     until = progress.complete_until
-    if until is None and oldest.recorded_at is not None:
-        until = _minute(oldest.recorded_at)  # trivially, and the first minute begins here
+    if until is None and oldest is not None:
+        until = _minute(oldest)  # trivially, and the first minute begins here
     if made:
         until = made.end
         make_days(connection, MINUTES, made.begin, made.end)
         values = {"begin": made.begin, "end": made.end, "held": HELD}
-        cursor.execute("DELETE FROM device_history_minutes WHERE at >= %(begin)s", values)
-        cursor.execute(_MINUTES, values)
+        connection.execute("DELETE FROM device_history_minutes WHERE at >= %(begin)s", values)
+        connection.execute(_MINUTES, values)
         hours = {"begin": _hour(made.begin), "end": _hour(made.end)}
-        cursor.execute("DELETE FROM device_history_hours WHERE at >= %(begin)s", hours)
-        cursor.execute(_HOURS, hours)
-    elif progress.sequence == reached.sequence and same:
-        return False
+        connection.execute("DELETE FROM device_history_hours WHERE at >= %(begin)s", hours)
+        connection.execute(_HOURS, hours)
     moved = {"history": HISTORY, "created": reached.stream_created, "sequence": reached.sequence, "until": until}
-    cursor.execute(_MOVE, moved)
+    connection.execute(_MOVE, moved)
     return made is not None and until is not None and until < _minute(reached.recorded_at)
 
 
+def _one(connection: "Connection[Any]", kind: type[RowT], query: LiteralString, values: Mapping[str, object]) -> RowT:
+    row = connection.cursor(row_factory=class_row(kind)).execute(query, values).fetchone()
+    assert row is not None, "the query returns exactly one row"
+    return row
+
+
+_BEGIN: Final = "INSERT INTO history_progress (history, sequence) VALUES (%s, 0) ON CONFLICT DO NOTHING"
+_PROGRESS: Final = (
+    "SELECT history, stream_created, sequence, complete_until, fixed_before "
+    "FROM history_progress WHERE history = %(history)s FOR UPDATE"
+)
 _REACHED: Final = """
 SELECT min(sequence) AS sequence, min(sequence_recorded_at) AS recorded_at, max(stream_created) AS stream_created
 FROM checkpoints WHERE stream = %(stream)s AND version = %(version)s
 """
-"""Of several projections of the stream, what the slowest has."""
-
 _OLDEST: Final = """
 SELECT min(recorded_at) AS recorded_at FROM device_history WHERE sequence > %(after)s AND sequence <= %(until)s
 """
@@ -181,8 +209,8 @@ def _columns() -> str:
     return ", ".join(f"{figure}_{part}" for figure in FIGURES for part in ("min", "mean", "max", "seconds"))
 
 
-_MINUTES: Final = _minutes_of_history()
-_HOURS: Final = _hours_of_minutes()
+_MINUTES: Final = _minutes_of_history().encode()
+_HOURS: Final = _hours_of_minutes().encode()
 
 
 def _minute(moment: datetime) -> datetime:

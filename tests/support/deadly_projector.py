@@ -1,6 +1,7 @@
-"""A projector in a process of its own, which a certain message kills: ``python -m support.deadly_projector NATS POSTGRES``.
+"""A projector in a process of its own, which a certain message kills.
 
-The process is gone the moment it would decode the message of a node that is named ``DEADLY``, as by a segmentation fault.
+``python -m support.deadly_projector NATS POSTGRES`` is gone the moment it would decode the message of a node that is
+named ``DEADLY``, as by a segmentation fault.
 """
 
 import asyncio

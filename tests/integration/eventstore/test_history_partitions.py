@@ -126,7 +126,9 @@ def test_minutes_and_hours_are_forgotten_in_their_time(driver: Driver) -> None:
         for days in (0, 4, 7, 11):
             columns = ", ".join(f"{name}_seconds" for name in ("utilization_percent", "temperature_c"))
             columns += ", power_watts_seconds, memory_used_bytes_seconds"
-            insert = f"INSERT INTO {table} (node_id, device_id, at, samples, {columns}) VALUES ('n', 'd', %s, 1, 0, 0, 0, 0)"
+            insert = (
+                f"INSERT INTO {table} (node_id, device_id, at, samples, {columns}) VALUES ('n', 'd', %s, 1, 0, 0, 0, 0)"
+            )
             driver.execute(insert, [NOON - days * DAY])
     make_days_of_strays(driver, "device_history_minutes")
     forget(driver, retention(), NOON)

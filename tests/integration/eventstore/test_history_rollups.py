@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -119,7 +120,7 @@ def test_minutes_and_hours_are_those_of_the_reference_however_the_stream_came(
 ) -> None:
     forget_all(driver)
     places = [0, *sorted(cut for cut in cuts if cut < len(readings)), len(readings)]
-    for low, high in zip(places, places[1:], strict=False):
+    for low, high in pairwise(places):
         put(driver, readings[low:high])
         complete(driver)
     assert_is_the_reference(driver, readings)
@@ -162,7 +163,7 @@ def test_a_stream_that_lost_its_tail_is_rolled_up_anew(driver: Driver) -> None:
     complete(driver)
     driver.execute("DELETE FROM device_history WHERE sequence > 30")
     reach(driver, 30, START + timedelta(minutes=10))
-    again = steady(30) + [(31, DEVICES[1], Read(START + timedelta(minutes=12), dict.fromkeys(FIGURES, 1.0)))]
+    again = [*steady(30), (31, DEVICES[1], Read(START + timedelta(minutes=12), dict.fromkeys(FIGURES, 1.0)))]
     put(driver, again[30:])
     complete(driver)
     assert_is_the_reference(driver, again)

@@ -1,4 +1,4 @@
-"""Messages of a newer producer: parked with their bytes, noted in the checkpoint, and pointed out once they can be read."""
+"""Messages of a newer producer: parked with their bytes, noted, and pointed out once they can be read."""
 
 import asyncio
 import base64

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from shardbus_eventstore import fold, projector as projecting
+from shardbus_eventstore import fold
+from shardbus_eventstore import projector as projecting
 from shardbus_eventstore.live import read_state
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.read_model import queries
@@ -210,8 +211,11 @@ def test_a_message_that_kills_the_process_is_parked_unseen(nats_url: str, postgr
             deaths = 0
             while deaths < 10:
                 with deadly_projector(nats_url, postgres_url) as process:
-                    ended_or_done = lambda: process.poll() is not None or positions(postgres_url).get(FLEET) == 41
-                    until_sync(ended_or_done, within=20, what="the projector to die, or to come through")
+                    until_sync(
+                        lambda: process.poll() is not None or positions(postgres_url).get(FLEET) == 41,
+                        within=20,
+                        what="the projector to die, or to come through",
+                    )
                     if process.poll() is None:
                         await caught_up(bus, postgres_url)
                         process.terminate()

@@ -47,10 +47,10 @@ def test_an_old_payload_is_read_or_refused_and_never_breaks_the_reader(case: tup
     try:
         message = received(json.dumps(payload).encode(), subject=golden.subject, headers=golden.headers).message
     except UnreadableMessageError as refusal:
-        assert refusal.code in {"invalid", "not_json"}
-        assert str(refusal)
+        verdict = refusal.code, bool(str(refusal))
     else:
-        assert type_of(message) == golden.type
+        verdict = type_of(message), True
+    assert verdict in {("invalid", True), ("not_json", True), (golden.type, True)}
 
 
 @given(case=old_payloads())
