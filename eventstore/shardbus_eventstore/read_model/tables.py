@@ -147,7 +147,7 @@ FIGURES: Final = {
 """What is rolled up, and the column of ``device_history`` that it comes from."""
 
 
-def _rollup(name: str, comment: str, **options: str) -> Table:
+def _rollup(name: str, comment: str, **options: Any) -> Table:
     return Table(
         name,
         Base.metadata,
