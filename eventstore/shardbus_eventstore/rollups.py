@@ -17,6 +17,7 @@ from typing import Any, Final, LiteralString, TypeVar
 
 from psycopg import Connection, IsolationLevel
 from psycopg.rows import class_row
+from psycopg.sql import SQL, Identifier
 from shardbus_infra.bus.streams import TELEMETRY
 
 from shardbus_eventstore.partitions import make_days
@@ -26,6 +27,7 @@ HELD: Final = timedelta(minutes=3)
 """How long a reading holds at most. Agents report everything once a minute, changed or not."""
 HISTORY: Final = "device_history"
 MINUTES: Final = "device_history_minutes"
+HOURS: Final = "device_history_hours"
 
 RowT = TypeVar("RowT")
 
@@ -77,6 +79,28 @@ def complete(connection: "Connection[Any]") -> int:
     while step(connection):
         steps += 1
     return steps
+
+
+def adopt(connection: "Connection[Any]", source: str) -> None:
+    """Take over from the read model in schema ``source`` the minutes and hours whose readings are gone everywhere.
+
+    They stay as they are. To be called on a read model that is built anew, before ``complete``; doing it again does no
+    harm.
+    """
+    theirs = {table: Identifier(source, table) for table in ("history_progress", MINUTES, HOURS)}
+    fixed = SQL("SELECT fixed_before FROM {} WHERE history = %s").format(theirs["history_progress"])
+    with connection.transaction():
+        (before,) = connection.execute(fixed, [HISTORY]).fetchone() or (None,)
+        if before is None:
+            return
+        connection.execute(_BEGIN, [HISTORY])
+        connection.execute(
+            "UPDATE history_progress SET fixed_before = GREATEST(fixed_before, %s) WHERE history = %s",
+            [before, HISTORY],
+        )
+        for table in (MINUTES, HOURS):
+            copy = SQL("INSERT INTO {} SELECT * FROM {} WHERE at < %s ON CONFLICT DO NOTHING")
+            connection.execute(copy.format(Identifier(table), theirs[table]), [before])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.read_model.tables import FIGURES
-from shardbus_eventstore.rollups import complete, step
+from shardbus_eventstore.rollups import adopt, complete, step
 from sqlalchemy import make_url
 from support.rollup_reference import Bucket, Figure, Read, rolled_up
 
@@ -31,9 +31,9 @@ def driver(postgres_url: str) -> Any:
         yield connection
 
 
-def connected(postgres_url: str) -> Driver:
+def connected(postgres_url: str, schema: str = "shardbus") -> Driver:
     url = make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(url, autocommit=True, options="-c timezone=UTC -c search_path=shardbus")
+    return psycopg.connect(url, autocommit=True, options=f"-c timezone=UTC -c search_path={schema}")
 
 
 def forget_all(driver: Driver) -> None:
@@ -183,6 +183,22 @@ def test_what_was_made_of_readings_that_are_gone_stays_as_it_is(driver: Driver) 
     assert {at: bucket for at, bucket in after.items() if at < fixed} == {
         at: bucket for at, bucket in before.items() if at < fixed
     }
+
+
+def test_a_read_model_built_anew_takes_over_what_no_reading_tells_any_more(driver: Driver, postgres_url: str) -> None:
+    put(driver, steady(400))
+    complete(driver)
+    fixed = START + timedelta(minutes=70)  # 11 o'clock
+    driver.execute("DELETE FROM device_history WHERE recorded_at < %s", [fixed - HOUR])
+    driver.execute("UPDATE history_progress SET fixed_before = %s", [fixed])
+    before = found(driver, "device_history_minutes"), found(driver, "device_history_hours")
+    upgrade(postgres_url, schema="another")
+    with connected(postgres_url, "another") as another:
+        put(another, [each for each in steady(400) if each[2].at >= fixed - HOUR])
+        for _ in range(2):
+            adopt(another, "shardbus")
+            complete(another)
+        assert (found(another, "device_history_minutes"), found(another, "device_history_hours")) == before
 
 
 def test_two_keepers_at_once_do_no_harm(driver: Driver, postgres_url: str) -> None:
