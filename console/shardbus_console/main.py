@@ -24,6 +24,7 @@ _GROUPS: Final = (
     "top",
     "models",
     "history",
+    "device_history",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -1,17 +1,18 @@
 """How far a projection is, of which stream, and who may move it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
 from shardbus_infra.bus.port import Stored, StreamInfo
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Update, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError
+from shardbus_eventstore.poison import CAREFUL_START
 from shardbus_eventstore.read_model.database import LIVE
 from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
@@ -36,6 +37,14 @@ class Checkpoint:
     sequence: int
     sequence_recorded_at: datetime | None
     epoch: int
+    attempts: int = 0
+    """Starts since the last progress, this one included; 0 after a start that is known to have ended in order."""
+    attempted_sequence: int | None = None
+    """The message that was alone in hand when the projector before died."""
+    unread: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Kinds of messages that could not be read, with the sequence of the first of each."""
+    skipped: int = 0
+    """How many messages were not read, as of the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +64,11 @@ def try_lock(connection: Connection, stream: str) -> bool:
     return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
-def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
-    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more."""
+def take_over(connection: Connection, info: StreamInfo, held: int | None = None) -> Checkpoint:
+    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more.
+
+    ``held`` is the epoch that this process held last: if nobody held it since, nobody died of what comes next.
+    """
     connection.execute(
         insert(CheckpointRow)
         .values(
@@ -70,6 +82,8 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
             ignored=0,
             rejected=0,
             skipped=0,
+            attempts=0,
+            unread={},
             updated_at=datetime.now(UTC),
         )
         .on_conflict_do_nothing()
@@ -77,15 +91,45 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
     row = connection.execute(
         update(CheckpointRow)
         .where(CheckpointRow.projection == info.name, CheckpointRow.version == VERSION)
-        .values(epoch=CheckpointRow.epoch + 1)
+        .values(
+            epoch=CheckpointRow.epoch + 1,
+            attempts=CheckpointRow.attempts + case((CheckpointRow.epoch == held, 0), else_=1),
+        )
         .returning(
             CheckpointRow.stream_created,
             CheckpointRow.sequence,
             CheckpointRow.sequence_recorded_at,
             CheckpointRow.epoch,
+            CheckpointRow.attempts,
+            CheckpointRow.attempted_sequence,
+            CheckpointRow.unread,
+            CheckpointRow.skipped,
         )
     ).one()
-    return Checkpoint(info.name, row.stream_created, row.sequence, row.sequence_recorded_at, row.epoch)
+    return Checkpoint(info.name, *row)
+
+
+def note_attempt(connection: Connection, checkpoint: Checkpoint, sequence: int) -> None:
+    """Note that ``sequence`` is about to be folded, by itself: if the process dies now, it died of that."""
+    again = CheckpointRow.attempted_sequence == sequence
+    connection.execute(
+        _mine(checkpoint).values(
+            attempts=case((again, CheckpointRow.attempts), else_=CAREFUL_START), attempted_sequence=sequence
+        )
+    )
+
+
+def note_end(connection: Connection, checkpoint: Checkpoint) -> None:
+    """Note that this projector ends in order: the next start need not be careful."""
+    connection.execute(_mine(checkpoint).values(attempts=0, attempted_sequence=None))
+
+
+def _mine(checkpoint: Checkpoint) -> Update:
+    return update(CheckpointRow).where(
+        CheckpointRow.projection == checkpoint.stream,
+        CheckpointRow.version == VERSION,
+        CheckpointRow.epoch == checkpoint.epoch,
+    )
 
 
 def shortening(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> str | None:

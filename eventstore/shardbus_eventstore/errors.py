@@ -25,5 +25,14 @@ class HistoryLostError(EventStoreError):
     """The stream lost messages that the read model has not seen, and cannot be right without them."""
 
 
+class PoisonError(EventStoreError):
+    """A message did harm and is tried again, alone or among fewer, before it is parked."""
+
+    def __init__(self, reason: str, *, alone: bool) -> None:
+        super().__init__(reason)
+        self.alone: bool = alone
+        """Whether it is known which message it is."""
+
+
 class ProjectorFencedError(EventStoreError):
     """Another projector took over; this one may write nothing any more."""

@@ -1,7 +1,9 @@
 """From stored messages to a state: decode, refuse at the edge, fold. Whoever follows a stream uses this one way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 
 from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.receive import receive
@@ -11,7 +13,10 @@ from shardbus_schemas.registry import Received, UnknownMessageError, UnreadableM
 
 from shardbus_eventstore.edge import objection_to
 from shardbus_eventstore.fold import Changes, fold_with_changes
+from shardbus_eventstore.poison import FOLD_FAILED, Verdict, fold_around
 from shardbus_eventstore.state import FleetState
+
+_NOTHING: Final[Mapping[int, Verdict]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Examined:
     received: tuple[Received[FrozenModel], ...]
     rejected: tuple[Rejected, ...] = ()
     skipped: tuple[Rejected, ...] = ()
-    """Types and versions that this program does not know: a newer producer's. They are counted, not buried."""
+    """Types and versions that this program does not know: a newer producer's. They may be read later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,48 @@ def examine(batch: Sequence[Stored]) -> Examined:
     return Examined(tuple(received), tuple(rejected), tuple(skipped))
 
 
-def take(state: FleetState, batch: Sequence[Stored]) -> Taken:
-    """Return ``state`` after ``batch``, a piece of one stream in order, and what became of each message."""
-    examined = examine(batch)
-    folded, changes = fold_with_changes(state, examined.received)
+def take(state: FleetState, batch: Sequence[Stored], parked: Mapping[int, Verdict] = _NOTHING) -> Taken:
+    """Return ``state`` after ``batch``, a piece of one stream in order, and what became of each message.
+
+    What is ``parked``, by sequence, is refused without a look. A message that the fold fails on folds to nothing and is
+    refused likewise, so that everybody who folds the stream has the same state.
+    """
+    examined = _examine_around(batch, parked) if parked else examine(batch)
+    try:
+        folded, changes = fold_with_changes(state, examined.received)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 -- one message's error must not cost the others
+        folded, changes, failed = fold_around(state, examined.received)
+        examined = _without_failed(examined, batch, failed)
     if batch:
         folded = advance(folded, batch[-1].stream, batch[-1].sequence)
     return Taken(folded, changes, examined)
+
+
+def fold_failures(taken: Taken) -> Sequence[int]:
+    """Return the sequences of the messages that the fold failed on."""
+    return [refused.stored.sequence for refused in taken.examined.rejected if refused.code == FOLD_FAILED]
+
+
+def _examine_around(batch: Sequence[Stored], parked: Mapping[int, Verdict]) -> Examined:
+    examined = examine([stored for stored in batch if stored.sequence not in parked])
+    refused = [
+        Rejected(stored, parked[stored.sequence].code, parked[stored.sequence].reason)
+        for stored in batch
+        if stored.sequence in parked
+    ]
+    return replace(examined, rejected=(*examined.rejected, *refused))
+
+
+def _without_failed(examined: Examined, batch: Sequence[Stored], failed: Mapping[int, str]) -> Examined:
+    refused = [
+        Rejected(stored, FOLD_FAILED, f"the fold fails on it: {failed[stored.sequence]}")
+        for stored in batch
+        if stored.sequence in failed
+    ]
+    received = tuple(each for each in examined.received if each.sequence not in failed)
+    return replace(examined, received=received, rejected=(*examined.rejected, *refused))
 
 
 def advance(state: FleetState, stream: str, sequence: int) -> FleetState:

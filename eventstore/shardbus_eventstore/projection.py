@@ -1,24 +1,25 @@
 """One stream's projection on one connection: the blocking half of the projector, run in a thread."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 from psycopg import Connection as PsycopgConnection
 from shardbus_infra.bus.port import StreamInfo
-from shardbus_infra.bus.streams import TELEMETRY
 from sqlalchemy import Connection, Engine, text
 
-from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, take_over, try_lock
+from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, note_attempt, note_end, take_over, try_lock
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
+from shardbus_eventstore.partitions import Days
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
 from shardbus_eventstore.state import FleetState
-
-_PRUNED_AT_ONCE = 20_000
+from shardbus_eventstore.unread import firsts
 
 
 @dataclass(slots=True)
@@ -34,22 +35,31 @@ class Projection:
     """Each statement on it is a transaction."""
     checkpoint: Checkpoint
     state: FleetState
+    days: Days = field(default_factory=Days)
+    """The days of past readings that there is a partition for."""
 
     @classmethod
-    def open(cls, engine: Engine, info: StreamInfo) -> Self | None:
-        """Return the projection of stream ``info``, or ``None`` while another projector holds it."""
+    def open(cls, engine: Engine, info: StreamInfo, held: int | None = None) -> Self | None:
+        """Return the projection of stream ``info``, or ``None`` while another projector holds it.
+
+        ``held`` is the epoch that this process held last.
+        """
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             if not try_lock(connection, info.name):
                 connection.close()
                 return None
-            checkpoint = take_over(connection, info)
+            checkpoint = take_over(connection, info, held)
             state = working_part(load_working_state(connection), info.name)
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
         return cls(info.name, connection, checkpoint, state)
+
+    @property
+    def _driver(self) -> "PsycopgConnection[Any]":
+        return cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
 
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
@@ -62,34 +72,54 @@ class Projection:
 
         Raises ProjectorFencedError, and the driver's errors, after which this projection is to be closed.
         """
-        examined = taken.examined
+        examined, readings = taken.examined, taken.changes.readings
+        if readings:
+            self.days.make(self._driver, "device_history", readings[0].recorded_at, readings[-1].recorded_at)
         tally = Tally(
             folded=len(examined.received),
             ignored=taken.state.ignored.get(self.stream, 0),
             rejected=len(examined.rejected),
             skipped=len(examined.skipped),
         )
-        self._write(sequence, recorded_at, tally, changed_rows(self.stream, taken.state, taken.changes), gaps)
+        unread = {
+            kind: first.stored.sequence for kind, first in firsts(self.checkpoint.unread, examined.skipped).items()
+        }
+        self._write(sequence, recorded_at, tally, changed_rows(self.stream, taken.state, taken.changes), gaps, unread)
+
+    def note_attempt(self, sequence: int) -> None:
+        """Tell the checkpoint that ``sequence`` is folded next, by itself."""
+        note_attempt(self.connection, self.checkpoint, sequence)
+
+    def note_end(self) -> None:
+        """Tell the checkpoint that this projector ends in order."""
+        note_end(self.connection, self.checkpoint)
 
     def skip(self, gap: Gap) -> None:
         """Move past messages that the stream dropped before they were projected."""
         self._write(gap[1], None, Tally(), {}, [gap])
 
     def _write(
-        self, sequence: int, recorded_at: datetime | None, tally: Tally, new: TableRows, gaps: Sequence[Gap]
+        self,
+        sequence: int,
+        recorded_at: datetime | None,
+        tally: Tally,
+        new: TableRows,
+        gaps: Sequence[Gap],
+        unread: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         now, before = datetime.now(UTC), self.checkpoint
         position = {
             "sequence": sequence,
             "recorded_at": recorded_at,
             **asdict(tally),
+            "unread": json.dumps(dict(unread)),
             "now": now,
             "projection": self.stream,
             "version": VERSION,
             "epoch": before.epoch,
             "previous": before.sequence,
         }
-        noted = [
+        missing = [
             {
                 "projection": self.stream,
                 "stream": self.stream,
@@ -99,18 +129,19 @@ class Projection:
             }
             for first, last in gaps
         ]
-        driver = cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
-        if not write(driver, position, {**new, "gaps": noted}):
+        if not write(self._driver, position, {**new, "gaps": missing}):
             raise ProjectorFencedError(
                 f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
             )
-        self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at)
+        noted = {**before.unread, **unread} if unread else before.unread
+        self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at, unread=noted)
 
     def start_over(self, info: StreamInfo) -> None:
         """Forget what was made of a stream that lost its newest messages, as far as it is not what it holds still.
 
         Past readings from before its first message stay: nothing else remembers them. The loss is noted as
-        a gap, as far as it can be told: some of its sequences may have been given again.
+        a gap, as far as it can be told: some of its sequences may have been given again. Minutes and hours made of
+        what is forgotten are made anew.
         """
         first, before = max(1, info.first_sequence), self.checkpoint
         moved = self.connection.scalar(
@@ -127,14 +158,8 @@ class Projection:
         )
         if moved != 1:
             raise ProjectorFencedError(f"another projector took over {self.stream} after {before.sequence}")
-        self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None)
+        self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None, unread={})
         self.state = FleetState()
-
-    def prune(self, before: datetime) -> int:
-        """Delete past readings from before a moment, a bounded number at once; return how many."""
-        if self.stream != TELEMETRY:
-            return 0
-        return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
 
 
 _START_OVER = text(
@@ -142,12 +167,19 @@ _START_OVER = text(
     WITH moved AS (
         UPDATE checkpoints
         SET sequence = :first - 1, sequence_recorded_at = NULL, folded = 0, ignored = 0, rejected = 0, skipped = 0,
-            updated_at = :now
+            unread = '{}', attempts = 0, attempted_sequence = NULL, updated_at = :now
         WHERE projection = :stream AND version = :version AND epoch = :epoch
         RETURNING projection
     ), noted AS (
         INSERT INTO gaps (projection, stream, from_sequence, to_sequence, noticed_at)
         SELECT projection, :stream, :lost_from, :lost_to, :now FROM moved
+    ), rolled_back AS (
+        UPDATE history_progress
+        SET sequence = LEAST(sequence, :first - 1),
+            complete_until = LEAST(
+                complete_until, (SELECT min(recorded_at) FROM device_history WHERE sequence >= :first)
+            )
+        WHERE EXISTS (SELECT FROM moved)
     ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved)
     ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved)
     ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved)
@@ -156,7 +188,3 @@ _START_OVER = text(
     """
 )
 """One statement, so that all of it happens or nothing."""
-_PRUNE = text(
-    "DELETE FROM device_history WHERE ctid = ANY (ARRAY("
-    "SELECT ctid FROM device_history WHERE recorded_at < :before LIMIT :limit))"
-)

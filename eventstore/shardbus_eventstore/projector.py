@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import psycopg
@@ -22,15 +22,18 @@ from shardbus_infra.observability import extract, metrics, tracer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from shardbus_eventstore.checkpoint import gap_before, gaps_in, refuse_gaps, shortening, verify
-from shardbus_eventstore.errors import DatabaseUnreachableError, ProjectorFencedError
-from shardbus_eventstore.intake import Rejected, Taken, take
+from shardbus_eventstore.checkpoint import Checkpoint, gap_before, gaps_in, refuse_gaps, shortening, verify
+from shardbus_eventstore.errors import DatabaseUnreachableError, EventStoreError, PoisonError, ProjectorFencedError
+from shardbus_eventstore.history_keeper import keep_history
+from shardbus_eventstore.intake import Rejected, Taken, fold_failures, take
 from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.poison import Caution, is_fault_of_data
 from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
 from shardbus_eventstore.settings import ProjectorSettings
 from shardbus_eventstore.unknown_devices import UnknownDevices
+from shardbus_eventstore.unread import firsts, readable_now, worth_parking
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,6 @@ _IDLE_SECONDS: Final = 0.25
 """How soon a stop is noticed while nothing comes."""
 _STANDBY_SECONDS: Final = 0.5
 _HOUSEKEEPING_SECONDS: Final = 1.0
-_PRUNING_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 
 ResultT = TypeVar("ResultT")
@@ -63,6 +65,7 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
         for stream in STREAMS
     ]
+    projecting.append(asyncio.create_task(keep_history(engine, settings, quitting), name="keep the history"))
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
     try:
         await asyncio.wait([*projecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -102,8 +105,10 @@ class StreamProjector:
         self._unknown_devices = UnknownDevices()
         self._standing_by = False
         self._failures = 0
+        self._caution = Caution()
+        self._epoch: int | None = None
+        self._unread: dict[str, int] = {}
         self._housekeeping_due = 0.0
-        self._pruning_due = 0.0
 
     async def run(self) -> None:
         """Project until stopped."""
@@ -112,13 +117,18 @@ class StreamProjector:
                 await self._once()
             except ProjectorFencedError as error:
                 log.warning("%s; standing by", error)
+            except PoisonError as error:
+                if error.alone:
+                    await self._wait_after(error)
+                else:
+                    log.info("%s", error)
             except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
                 await self._wait_after(error)
 
     async def _once(self) -> None:
         """Project for as long as everything holds: one connection to Postgres, one following of the stream."""
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: Projection.open(self._engine, info))
+        projection = await _in_thread(lambda: Projection.open(self._engine, info, self._epoch))
         if projection is None:
             if not self._standing_by:
                 log.info("another projector has %s; standing by", self._stream)
@@ -141,8 +151,16 @@ class StreamProjector:
                 refuse_gaps(self._stream, [gap])
                 log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
                 await _in_thread(lambda gap=gap: projection.skip(gap))
+            self._heed(projection.checkpoint, info.last_sequence)
             log.info("projecting %s from %d", self._stream, projection.checkpoint.sequence + 1)
             await self._follow(projection)
+            if self._stop.is_set():
+                await _in_thread(projection.note_end)
+        except (ProjectorFencedError, PoisonError):
+            raise
+        except EventStoreError:
+            await _in_thread(projection.note_end)
+            raise
         finally:
             await _in_thread(projection.close)
 
@@ -153,15 +171,22 @@ class StreamProjector:
         batches = self._bus.follow(
             self._stream,
             start_sequence=position + 1,
-            max_batch=self._settings.projector_max_batch,
+            max_batch=self._caution.at_most(self._settings.projector_max_batch),
             idle_seconds=_IDLE_SECONDS,
         )
         try:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     if batch:
-                        taken = take(state, batch)
+                        if self._caution.announces:
+                            if committing:
+                                await committing
+                            await _in_thread(lambda first=batch[0].sequence: projection.note_attempt(first))
+                        taken = take(state, batch, self._caution.parked)
+                        self._judge(taken)
                         await self._bury(taken.examined.rejected)
+                        if taken.examined.skipped:
+                            await self._park_unread(taken.examined.skipped)
                         if committing:
                             await committing
                         committing = asyncio.create_task(self._commit(projection, batch, taken, position))
@@ -169,6 +194,9 @@ class StreamProjector:
                     if committing and (committing.done() or not batch):
                         await committing
                     if self._stop.is_set():
+                        return
+                    if self._caution.is_past(projection.checkpoint.sequence):
+                        self._caution = Caution()
                         return
                     if time.monotonic() >= self._housekeeping_due:
                         if committing:
@@ -191,6 +219,7 @@ class StreamProjector:
         except Exception as error:
             for span in spans:
                 span.record_exception(error)
+            self._blame(batch, error)
             raise
         finally:
             for span in spans:
@@ -199,6 +228,53 @@ class StreamProjector:
         self._count(taken)
         if self._stream == TELEMETRY:
             self._unknown_devices.note(batch, taken.changes)
+
+    def _heed(self, checkpoint: Checkpoint, last: int) -> None:
+        """Note what the checkpoint tells of the projectors before, and say what can be read by now."""
+        before, self._epoch = self._epoch, checkpoint.epoch
+        self._unread = dict(checkpoint.unread)
+        if before is None:
+            for kind, first in readable_now(checkpoint.unread).items():
+                log.warning(
+                    "%s has messages of kind %s from %d on that could not be read, and can be now (%d skipped in all); "
+                    "fold them by: shardbus dead retry",
+                    *(self._stream, kind, first, checkpoint.skipped),
+                )
+        self._caution = self._caution.after_start(
+            checkpoint.attempts,
+            checkpoint.attempted_sequence,
+            checkpoint.sequence,
+            last,
+            self._settings.projector_max_batch,
+        )
+        if self._caution.announces:
+            log.warning(
+                "%d starts in a row came nowhere with %s after %d; going message by message to find what is wrong",
+                *(checkpoint.attempts - 1, self._stream, checkpoint.sequence),
+            )
+
+    def _judge(self, taken: Taken) -> None:
+        """Raise PoisonError while messages that the fold fails on are to be tried again, on a state read anew."""
+        failed = fold_failures(taken)
+        if failed and not self._caution.has_tried(failed):
+            self._caution = self._caution.after_fold_failures(failed)
+            if not self._caution.has_tried(failed):
+                raise PoisonError(f"the fold fails on {self._stream}:{failed[0]}; trying it again", alone=True)
+
+    def _blame(self, batch: Sequence[Stored], error: Exception) -> None:
+        """Raise PoisonError if it is the rows of ``batch`` that cannot be written, rather than none."""
+        waits = isinstance(error, (psycopg.Error, DBAPIError)) and not _is_fault_of_data(error)
+        if waits or isinstance(error, (EventStoreError, BusError, MemoryError)):
+            return
+        reason = f"Postgres refuses its rows: {_first_line(error)}"
+        self._caution = self._caution.after_refusal([stored.sequence for stored in batch], reason)
+        where = f"{self._stream}:{batch[0].sequence}" + (f" to {batch[-1].sequence}" if len(batch) > 1 else "")
+        raise PoisonError(f"{where}: {reason}", alone=len(batch) == 1) from error
+
+    async def _park_unread(self, skipped: Sequence[Rejected]) -> None:
+        """Put what is of a newer producer into ``DEAD``, as far as it is worth it."""
+        await self._bury(worth_parking(self._stream, self._unread, skipped))
+        self._unread |= {kind: first.stored.sequence for kind, first in firsts(self._unread, skipped).items()}
 
     def _spans(self, batch: Sequence[Stored], taken: Taken) -> Sequence[Span]:
         """Return a span per event of ``FLEET``, in the trace of who published it. Telemetry is too much to trace."""
@@ -249,10 +325,6 @@ class StreamProjector:
             await self._bury(
                 await _in_thread(lambda: self._unknown_devices.judge(projection.connection, fleet.last_sequence))
             )
-        if now >= self._pruning_due:
-            before = datetime.now(UTC) - timedelta(days=self._settings.history_keep_days)
-            pruned = await _in_thread(lambda: projection.prune(before))
-            self._pruning_due = now + (_PRUNING_SECONDS if not pruned else 0)
         # What is gone will not come: begin anew, past the gap.
         return not (idle and gap_before(info, projection.checkpoint.sequence))
 
@@ -265,10 +337,23 @@ class StreamProjector:
 
     async def _wait_after(self, error: Exception) -> None:
         self._failures += 1
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = _first_line(error)
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         log.log(level, "projecting %s is interrupted, trying again: %s", self._stream, text)
         await _pause(min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._failures, 10)), self._stop)
+
+
+def _is_fault_of_data(error: Exception) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    # What the driver cannot even send has no SQLSTATE.
+    return isinstance(cause, psycopg.Error) and (
+        is_fault_of_data(cause.sqlstate) or (cause.sqlstate is None and isinstance(cause, psycopg.DataError))
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 async def _in_thread(work: Callable[[], ResultT]) -> ResultT:

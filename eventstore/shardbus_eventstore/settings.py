@@ -14,6 +14,10 @@ class ProjectorSettings(CommonSettings):
     projector_max_batch: Annotated[int, Field(ge=1, le=50_000)] = 2000
     """Messages in one transaction at most; it bounds memory, and how long the process is busy with one of them."""
     history_keep_days: Annotated[float, Field(gt=0)] = 7
-    """How long the devices' past readings are kept."""
+    """How long the devices' past readings are kept; whole days (UTC) are dropped once their time is over."""
+    history_minutes_keep_days: Annotated[float, Field(gt=0)] = 30
+    """How long the devices' minutes are kept, likewise."""
+    history_hours_keep_days: Annotated[float, Field(gt=0)] = 730
+    """How long the devices' hours are kept."""
     postgres_wait_seconds: Annotated[float, Field(ge=0)] = 10
     """How long to wait for Postgres at the start before giving up. Later it is waited for without end."""

@@ -31,6 +31,7 @@ COMMANDS = (
             "whatif",
             "devices",
             "top",
+            "history",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),

@@ -3,16 +3,16 @@
 An answer may take several queries: on a connection of ``database.snapshot`` they all see the same moment.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 from shardbus_schemas.fleet import Fleet, FleetDevice
 from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
 
 from shardbus_eventstore.activity import Activity, Utilization, activity_of
 from shardbus_eventstore.fleet_view import fleet_of
@@ -20,6 +20,9 @@ from shardbus_eventstore.read_model.load import load_fleet_state
 from shardbus_eventstore.read_model.rows import Row, decision_record, instance_record, model_record
 from shardbus_eventstore.read_model.tables import (
     DEVICE_HISTORY,
+    DEVICE_HISTORY_HOURS,
+    DEVICE_HISTORY_MINUTES,
+    FIGURES,
     TABLES,
     VERSION,
     CheckpointRow,
@@ -34,6 +37,13 @@ from shardbus_eventstore.read_model.tables import (
 from shardbus_eventstore.state import Decision, InstanceStatus
 
 ViewT = TypeVar("ViewT", bound=FrozenModel)
+
+Grain = Literal["raw", "minute", "hour"]
+_GRAINS: Final[Mapping[Grain, Table]] = {
+    "raw": DEVICE_HISTORY,
+    "minute": DEVICE_HISTORY_MINUTES,
+    "hour": DEVICE_HISTORY_HOURS,
+}
 
 
 class DeviceView(FrozenModel):
@@ -152,6 +162,32 @@ class CheckpointView(FrozenModel):
     updated_at: datetime
 
 
+class FigureView(FrozenModel):
+    """One figure of a device: of a reading what it said, of a minute or an hour the least, the mean and the most."""
+
+    least: float | None
+    mean: float | None
+    """Weighted by how long each value held."""
+    most: float | None
+    known_seconds: float | None
+    """How much of the time it was known; ``None`` of a reading."""
+
+    @classmethod
+    def of(cls, value: float | None) -> Self:
+        """Return the figure of a single reading."""
+        return cls(least=value, mean=value, most=value, known_seconds=None)
+
+
+class HistoryView(FrozenModel):
+    """What a device was like at a reading, or in a minute or an hour."""
+
+    at: datetime
+    """When the reading was recorded, or when the minute or the hour began."""
+    samples: int
+    """How many readings came; without any, the last one before held."""
+    figures: dict[str, FigureView]
+
+
 class GapView(FrozenModel):
     """A part of a stream that was gone before it was projected."""
 
@@ -252,6 +288,47 @@ def checkpoints(connection: Connection) -> Sequence[CheckpointView]:
 def gaps(connection: Connection, *, limit: int = 100) -> Sequence[GapView]:
     """Return the last gaps, the newest first."""
     return _views(connection, GapView, select(GapRow.__table__).order_by(GapRow.gap_id.desc()).limit(limit))
+
+
+def has_device(connection: Connection, device: DeviceKey) -> bool:
+    """Return whether the device is registered, or has past readings within the last day or hours."""
+    node, name = device.node_id, device.device_id
+    for table in (TABLES["devices"], TABLES["device_states"], DEVICE_HISTORY_HOURS):
+        known = select(table.c.node_id).where(table.c.node_id == node, table.c.device_id == name).limit(1)
+        if connection.execute(known).first() is not None:
+            return True
+    return False
+
+
+def history(connection: Connection, device: DeviceKey, every: Grain, since: datetime) -> Sequence[HistoryView]:
+    """Return what a device was like, the oldest first: a view for each reading, minute or hour from ``since`` on.
+
+    A minute or an hour is there once it is over and the device was known in it.
+    """
+    table = _GRAINS[every]
+    at = table.c.recorded_at if every == "raw" else table.c.at
+    query = select(table).where(table.c.node_id == device.node_id, table.c.device_id == device.device_id, at >= since)
+    order = (at, table.c.sequence) if every == "raw" else (at,)
+    rows = connection.execute(query.order_by(*order)).mappings()
+    return [_reading_view(row) if every == "raw" else _bucket_view(row) for row in rows]
+
+
+def _reading_view(row: RowMapping) -> HistoryView:
+    figures = {figure: FigureView.of(row[source]) for figure, source in FIGURES.items()}
+    return HistoryView(at=row["recorded_at"], samples=1, figures=figures)
+
+
+def _bucket_view(row: RowMapping) -> HistoryView:
+    figures = {
+        figure: FigureView(
+            least=row[f"{figure}_min"],
+            mean=row[f"{figure}_mean"],
+            most=row[f"{figure}_max"],
+            known_seconds=row[f"{figure}_seconds"],
+        )
+        for figure in FIGURES
+    }
+    return HistoryView(at=row["at"], samples=row["samples"], figures=figures)
 
 
 def _last_utilization(connection: Connection, at: datetime) -> dict[DeviceKey, Utilization]:

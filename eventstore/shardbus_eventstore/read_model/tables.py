@@ -127,14 +127,66 @@ DEVICE_HISTORY: Final = Table(
     "device_history",
     Base.metadata,
     *(Column(column.name, column.type, nullable=column.nullable) for column in DeviceStateRow.__table__.columns),
-    Index(None, "recorded_at", postgresql_using="brin"),
+    Index(None, "recorded_at", "sequence", postgresql_using="brin"),
     comment="Every reading ever accepted, in order (TELEMETRY)",
+    postgresql_partition_by="RANGE (recorded_at)",
 )
-"""The columns of ``device_states``, appended and never updated, so that nothing needs a key.
+"""The columns of ``device_states``, appended and never updated, so that nothing needs a key. A partition for each day.
 
 The time index is a BRIN: rows come in the order of time, and it costs nothing to write, where a B-tree over device and
 time doubles the cost of a row (4.6 against 2.2 µs, and its size).
 """
+
+
+FIGURES: Final = {
+    "utilization_percent": "compute_utilization_percent",
+    "temperature_c": "thermal_temperature_c",
+    "power_watts": "power_watts",
+    "memory_used_bytes": "memory_used_bytes",
+}
+"""What is rolled up, and the column of ``device_history`` that it comes from."""
+
+
+def _rollup(name: str, comment: str, **options: Any) -> Table:
+    return Table(
+        name,
+        Base.metadata,
+        Column("node_id", TEXT, primary_key=True),
+        Column("device_id", TEXT, primary_key=True),
+        Column("at", DateTime(timezone=True), primary_key=True),
+        Column("samples", BigInteger, nullable=False),
+        *(
+            Column(f"{figure}_{part}", DOUBLE_PRECISION, nullable=part != "seconds")
+            for figure in FIGURES
+            for part in ("min", "mean", "max", "seconds")
+        ),
+        comment=comment,
+        **options,
+    )
+
+
+DEVICE_HISTORY_MINUTES: Final = _rollup(
+    "device_history_minutes", "Past readings by minute (TELEMETRY)", postgresql_partition_by="RANGE (at)"
+)
+"""What each device was like in the minute that begins ``at``: see ``rollups.py``. A partition for each day."""
+DEVICE_HISTORY_HOURS: Final = _rollup("device_history_hours", "Past readings by hour (TELEMETRY)")
+"""The same by the hour."""
+
+
+class HistoryProgressRow(Base):
+    """How far past readings are rolled up. It moves in the transaction that writes the minutes and hours."""
+
+    __tablename__ = "history_progress"
+
+    history: Mapped[Key]
+    stream_created: Mapped[datetime | None]
+    """Which stream: one that was made anew counts its sequences from 1 again."""
+    sequence: Mapped[BigInt]
+    """Readings up to this one are taken into account."""
+    complete_until: Mapped[datetime | None]
+    """All minutes that ended by then are there."""
+    fixed_before: Mapped[datetime | None]
+    """What is older stays as it is: the readings that it was made of are gone."""
 
 
 class NodeHeardRow(Base):
@@ -303,6 +355,12 @@ class CheckpointRow(Base):
     rejected: Mapped[BigInt]
     skipped: Mapped[BigInt]
     updated_at: Mapped[datetime]
+    attempts: Mapped[BigInt]
+    """Starts since the last progress that did not end in order."""
+    attempted_sequence: Mapped[BigInt | None]
+    """The message that was about to be folded by itself, after such starts."""
+    unread: Mapped[Document]
+    """Kinds of messages that could not be read (``Type.v3``), with the sequence of the first of each."""
 
 
 class GapRow(Base):

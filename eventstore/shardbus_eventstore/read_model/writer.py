@@ -87,6 +87,9 @@ moved AS (
         ignored = ignored + %(ignored)s::bigint,
         rejected = rejected + %(rejected)s::bigint,
         skipped = skipped + %(skipped)s::bigint,
+        unread = %(unread)s::jsonb || unread,
+        attempts = 0,
+        attempted_sequence = NULL,
         updated_at = %(now)s::timestamptz
     WHERE projection = %(projection)s
       AND version = %(version)s::integer

@@ -180,15 +180,6 @@ def test_an_older_row_never_replaces_a_newer_one(engine: Engine) -> None:
         assert load_state(connection).device_states["n1/g1"].sequence == 5
 
 
-def test_past_readings_are_forgotten_after_their_time(engine: Engine) -> None:
-    projection = opened(engine, TELEMETRY)
-    commit(projection, ticks(1, 4))
-    assert projection.prune(ticks(3, 3)[0].recorded_at) == 2
-    assert projection.prune(datetime(2020, 1, 1, tzinfo=UTC)) == 0
-    projection.close()
-    assert past_readings(engine) == 2
-
-
 def test_the_view_for_people_shows_the_fleet(engine: Engine) -> None:
     fleet = opened(engine, FLEET)
     joined = NodeJoined(node_id="n1", boot_id="b", heartbeat_seconds=10)

@@ -175,15 +175,16 @@ def test_what_cannot_be_read_is_buried_and_the_rest_flows(nats_url: str, postgre
             await bus.append(Outgoing(subject, b"{}", {"ce-type": "FromTheFuture"}))
             await publish(bus, DeviceGPUStateUpdated(node_id="n0", states=(reading("g0", "n0"),)), source="test")
             await until(
-                lambda: positions(postgres_url).get("DEAD") == 4, what="the dead letters to be in the read model"
+                lambda: positions(postgres_url).get("DEAD") == 5, what="the dead letters to be in the read model"
             )
             await caught_up(bus, postgres_url)
             await assert_read_model_is_the_fold(bus, postgres_url)
         with open_engine(postgres_url).connect() as connection:
             letters = queries.dead_letters(connection)
             telemetry = next(row for row in queries.checkpoints(connection) if row.stream == TELEMETRY)
-        assert sorted(letter.code for letter in letters) == ["invalid", "not_json", "not_json", "not_utf8"]
-        assert {letter.stream_sequence for letter in letters} == {1, 2, 3, 4}
+        codes = ["invalid", "not_json", "not_json", "not_utf8", "unknown_type"]
+        assert sorted(letter.code for letter in letters) == codes
+        assert {letter.stream_sequence for letter in letters} == {1, 2, 3, 4, 5}
         assert (telemetry.folded, telemetry.rejected, telemetry.skipped) == (1, 4, 1)
 
     asyncio.run(scenario())
