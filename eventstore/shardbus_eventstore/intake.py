@@ -31,6 +31,8 @@ class Examined:
     rejected: tuple[Rejected, ...] = ()
     skipped: tuple[Rejected, ...] = ()
     """Types and versions that this program does not know: a newer producer's. They are counted, not buried."""
+    ticks: int = 0
+    """How many more messages, of type ``DeviceGPUStateUpdated``, were read the short way (``tick_fold``)."""
 
 
 @dataclass(frozen=True, slots=True)

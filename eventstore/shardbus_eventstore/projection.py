@@ -64,7 +64,7 @@ class Projection:
         """
         examined = taken.examined
         tally = Tally(
-            folded=len(examined.received),
+            folded=len(examined.received) + examined.ticks,
             ignored=taken.state.ignored.get(self.stream, 0),
             rejected=len(examined.rejected),
             skipped=len(examined.skipped),

@@ -19,6 +19,7 @@ from shardbus_infra.bus.dead_letters import bury
 from shardbus_infra.bus.port import Bus, BusError, Stored
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.observability import extract, metrics, tracer
+from shardbus_schemas.events import DeviceGPUStateUpdated
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -30,6 +31,7 @@ from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
 from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.tick_fold import take_ticks
 from shardbus_eventstore.unknown_devices import UnknownDevices
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class StreamProjector:
         self._stream = stream
         self._settings = settings
         self._stop = stop
+        self._take = take_ticks if stream == TELEMETRY else take
         self._unknown_devices = UnknownDevices()
         self._standing_by = False
         self._failures = 0
@@ -160,7 +163,7 @@ class StreamProjector:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     if batch:
-                        taken = take(state, batch)
+                        taken = self._take(state, batch)
                         await self._bury(taken.examined.rejected)
                         if committing:
                             await committing
@@ -221,7 +224,8 @@ class StreamProjector:
 
     def _count(self, taken: Taken) -> None:
         types = Counter(received.envelope.type for received in taken.examined.received)
-        for event_type, count in types.items():
+        types[DeviceGPUStateUpdated.TYPE] += taken.examined.ticks
+        for event_type, count in (+types).items():
             metrics.folded(stream=self._stream, event_type=event_type, count=count)
         if taken.examined.skipped:
             metrics.skipped(stream=self._stream, count=len(taken.examined.skipped))
