@@ -48,19 +48,24 @@ class Tally:
     skipped: int = 0
 
 
-def try_lock(connection: Connection, stream: str) -> bool:
-    """Take the right to project ``stream``, held as long as the connection lives; ``False`` if another has it."""
+def lock_name(projection: str) -> str:
+    """Return what the lock of a projection is called, but for the schema."""
+    return f"shardbus/projector/{projection}/{VERSION}/"
+
+
+def try_lock(connection: Connection, projection: str) -> bool:
+    """Take the right to move ``projection``, held as long as the connection lives; ``False`` if another has it."""
     # Each schema has its own projections: a replay builds a second read model beside the live one.
-    name = func.concat(f"shardbus/projector/{stream}/{VERSION}/", func.current_schema())
+    name = func.concat(lock_name(projection), func.current_schema())
     return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
-def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
-    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more."""
+def begin(connection: Connection, info: StreamInfo, projection: str) -> None:
+    """Make the projection's checkpoint at 0 if there is none."""
     connection.execute(
         insert(CheckpointRow)
         .values(
-            projection=info.name,
+            projection=projection,
             version=VERSION,
             stream=info.name,
             stream_created=info.created,
@@ -74,9 +79,14 @@ def take_over(connection: Connection, info: StreamInfo) -> Checkpoint:
         )
         .on_conflict_do_nothing()
     )
+
+
+def take_over(connection: Connection, info: StreamInfo, projection: str) -> Checkpoint:
+    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more."""
+    begin(connection, info, projection)
     row = connection.execute(
         update(CheckpointRow)
-        .where(CheckpointRow.projection == info.name, CheckpointRow.version == VERSION)
+        .where(CheckpointRow.projection == projection, CheckpointRow.version == VERSION)
         .values(epoch=CheckpointRow.epoch + 1)
         .returning(
             CheckpointRow.stream_created,
@@ -116,7 +126,7 @@ def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> Non
     if problem is None:
         return
     tables = ", ".join(f"{LIVE}.{table}" for table in TABLES_OF[checkpoint.stream])
-    remedy = f"TRUNCATE {tables}; DELETE FROM {LIVE}.checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person
+    remedy = f"TRUNCATE {tables}; DELETE FROM {LIVE}.checkpoints WHERE stream = '{info.name}'"  # noqa: S608 -- for a person
     raise HistoryDivergedError(
         f"stream {info.name} on this bus is not the one that the read model was folded from: the read model is at "
         f"{checkpoint.sequence} of the stream made {checkpoint.stream_created.isoformat()}, but of this one, "

@@ -25,5 +25,9 @@ class HistoryLostError(EventStoreError):
     """The stream lost messages that the read model has not seen, and cannot be right without them."""
 
 
+class SharingError(EventStoreError):
+    """The stream is projected in another number of parts, from which this number cannot go on."""
+
+
 class ProjectorFencedError(EventStoreError):
     """Another projector took over; this one may write nothing any more."""

@@ -97,17 +97,28 @@ class Spoken(Protocol):
     """What a tick says of its node, apart from the readings."""
 
     @property
-    def node_id(self) -> NodeId: ...
+    def node_id(self) -> NodeId:
+        """Who spoke."""
+        ...
+
     @property
-    def boot_id(self) -> BootId | None: ...
+    def boot_id(self) -> BootId | None:
+        """In which of its lives."""
+        ...
+
     @property
-    def tick(self) -> int | None: ...
+    def tick(self) -> int | None:
+        """For which time in that life."""
+        ...
+
     @property
-    def heartbeat(self) -> bool: ...
+    def heartbeat(self) -> bool:
+        """Whether it told all."""
+        ...
 
 
 def hear(old: NodeHeard | None, said: Spoken, sequence: int, recorded_at: datetime) -> tuple[NodeHeard, bool]:
-    """Return what is known of a node that spoke, and whether it is news: not a tick of the same boot as old or older."""
+    """Return what is known of a node that spoke, and whether it is news: no tick that came before."""
     boot, tick, missed, repeated, heartbeat = said.boot_id, said.tick, 0, 0, 0
     if old is not None:
         missed, repeated, heartbeat = old.missed_ticks, old.repeated_ticks, old.heartbeat_sequence

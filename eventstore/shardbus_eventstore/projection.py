@@ -13,9 +13,11 @@ from sqlalchemy import Connection, Engine, text
 from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, take_over, try_lock
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
+from shardbus_eventstore.parts import Part
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
+from shardbus_eventstore.sharing import share
 from shardbus_eventstore.state import FleetState
 
 _PRUNED_AT_ONCE = 20_000
@@ -34,22 +36,28 @@ class Projection:
     """Each statement on it is a transaction."""
     checkpoint: Checkpoint
     state: FleetState
+    part: Part
+    """Which of the stream's projections it is."""
 
     @classmethod
-    def open(cls, engine: Engine, info: StreamInfo) -> Self | None:
-        """Return the projection of stream ``info``, or ``None`` while another projector holds it."""
+    def open(cls, engine: Engine, info: StreamInfo, *, part: Part | None = None) -> Self | None:
+        """Return the projection of stream ``info``, or of a part of it; ``None`` while another projector holds it."""
+        part = part or Part(info.name)
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if not try_lock(connection, info.name):
+            if not try_lock(connection, part.name):
                 connection.close()
                 return None
-            checkpoint = take_over(connection, info)
+            share(connection, info, part.of)
+            checkpoint = take_over(connection, info, part.name)
             state = working_part(load_working_state(connection), info.name)
+            own = {node: heard for node, heard in state.node_heard.items() if part.has_node(node)}
+            state = replace(state, node_heard=own)
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
-        return cls(info.name, connection, checkpoint, state)
+        return cls(info.name, connection, checkpoint, state, part)
 
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
@@ -84,14 +92,14 @@ class Projection:
             "recorded_at": recorded_at,
             **asdict(tally),
             "now": now,
-            "projection": self.stream,
+            "projection": self.part.name,
             "version": VERSION,
             "epoch": before.epoch,
             "previous": before.sequence,
         }
         noted = [
             {
-                "projection": self.stream,
+                "projection": self.part.name,
                 "stream": self.stream,
                 "from_sequence": first,
                 "to_sequence": last,
@@ -102,7 +110,7 @@ class Projection:
         driver = cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
         if not write(driver, position, {**new, "gaps": noted}):
             raise ProjectorFencedError(
-                f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
+                f"another projector took over {self.part.name} after {before.sequence}; this one wrote nothing since"
             )
         self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at)
 
@@ -119,6 +127,8 @@ class Projection:
                 "first": first,
                 "now": datetime.now(UTC),
                 "stream": self.stream,
+                "projection": self.part.name,
+                "nodes": self._nodes(),
                 "version": VERSION,
                 "epoch": before.epoch,
                 "lost_from": min(info.last_sequence + 1, before.sequence),
@@ -126,34 +136,47 @@ class Projection:
             },
         )
         if moved != 1:
-            raise ProjectorFencedError(f"another projector took over {self.stream} after {before.sequence}")
+            raise ProjectorFencedError(f"another projector took over {self.part.name} after {before.sequence}")
         self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None)
         self.state = FleetState()
 
+    def _nodes(self) -> list[str] | None:
+        """Return the nodes whose rows are this part's; ``None`` is all."""
+        if self.part.of == 1:
+            return None
+        known = self.connection.scalars(text("SELECT node_id FROM node_heard UNION SELECT from_node FROM links"))
+        return [node for node in known if self.part.has_node(node)]
+
     def prune(self, before: datetime) -> int:
         """Delete past readings from before a moment, a bounded number at once; return how many."""
-        if self.stream != TELEMETRY:
+        if self.stream != TELEMETRY or self.part.index:
             return 0
         return self.connection.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE}).rowcount
 
 
+def _of_these(column: str) -> str:
+    return f"(CAST(:nodes AS text[]) IS NULL OR {column} = ANY (CAST(:nodes AS text[])))"
+
+
 _START_OVER = text(
-    """
+    f"""
     WITH moved AS (
         UPDATE checkpoints
         SET sequence = :first - 1, sequence_recorded_at = NULL, folded = 0, ignored = 0, rejected = 0, skipped = 0,
             updated_at = :now
-        WHERE projection = :stream AND version = :version AND epoch = :epoch
+        WHERE projection = :projection AND version = :version AND epoch = :epoch
         RETURNING projection
     ), noted AS (
         INSERT INTO gaps (projection, stream, from_sequence, to_sequence, noticed_at)
         SELECT projection, :stream, :lost_from, :lost_to, :now FROM moved
-    ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_history AS (DELETE FROM device_history WHERE sequence >= :first AND EXISTS (SELECT FROM moved))
+    ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved) AND {_of_these("from_node")}
+    ), forgotten_history AS (
+        DELETE FROM device_history WHERE sequence >= :first AND EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    )
     SELECT count(*) FROM moved
-    """
+    """  # noqa: S608 -- columns of our own
 )
 """One statement, so that all of it happens or nothing."""
 _PRUNE = text(

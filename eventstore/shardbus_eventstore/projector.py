@@ -27,6 +27,7 @@ from shardbus_eventstore.checkpoint import gap_before, gaps_in, refuse_gaps, sho
 from shardbus_eventstore.errors import DatabaseUnreachableError, ProjectorFencedError
 from shardbus_eventstore.intake import Rejected, Taken, take
 from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.parts import Part
 from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
@@ -61,9 +62,14 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
     gc.set_threshold(50_000, 20, 20)
     engine = open_engine(settings.postgres_url, application_name="shardbus projector")
     quitting = asyncio.Event()
+    room = asyncio.Semaphore(settings.projector_partitions_held or settings.projector_partitions)
+    shared = [
+        StreamProjector(bus, engine, TELEMETRY, settings, quitting, part=part, room=room)
+        for part in Part.all_of(TELEMETRY, settings.projector_partitions)
+    ]
+    whole = [StreamProjector(bus, engine, stream, settings, quitting) for stream in STREAMS if stream != TELEMETRY]
     projecting = [
-        asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
-        for stream in STREAMS
+        asyncio.create_task(projector.run(), name=f"project {projector.part.name}") for projector in (*shared, *whole)
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
     try:
@@ -95,7 +101,20 @@ async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
 class StreamProjector:
     """Projects one stream, over outages of the servers and other projectors' lives."""
 
-    def __init__(self, bus: Bus, engine: Engine, stream: str, settings: ProjectorSettings, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        engine: Engine,
+        stream: str,
+        settings: ProjectorSettings,
+        stop: asyncio.Event,
+        *,
+        part: Part | None = None,
+        room: asyncio.Semaphore | None = None,
+    ) -> None:
+        self.part = part or Part(stream)
+        self._room = room or asyncio.Semaphore(1)
+        """How many more parts this process may hold."""
         self._bus = bus
         self._engine = engine
         self._stream = stream
@@ -112,22 +131,29 @@ class StreamProjector:
         """Project until stopped."""
         while not self._stop.is_set():
             try:
-                await self._once()
+                async with self._room:
+                    had_it = await self._once()
+                if not had_it:
+                    await _pause(_STANDBY_SECONDS, self._stop)
             except ProjectorFencedError as error:
                 log.warning("%s; standing by", error)
             except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
                 await self._wait_after(error)
 
-    async def _once(self) -> None:
-        """Project for as long as everything holds: one connection to Postgres, one following of the stream."""
+    async def _once(self) -> bool:
+        """Project for as long as everything holds: one connection to Postgres, one following of the stream.
+
+        Returns whether it was this projector's turn.
+        """
+        if self._stop.is_set():
+            return True
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: Projection.open(self._engine, info))
+        projection = await _in_thread(lambda: Projection.open(self._engine, info, part=self.part))
         if projection is None:
             if not self._standing_by:
-                log.info("another projector has %s; standing by", self._stream)
+                log.info("another projector has %s; standing by", self.part.name)
             self._standing_by = True
-            await _pause(_STANDBY_SECONDS, self._stop)
-            return
+            return False
         self._standing_by = False
         try:
             position = projection.checkpoint.sequence
@@ -144,10 +170,11 @@ class StreamProjector:
                 refuse_gaps(self._stream, [gap])
                 log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
                 await _in_thread(lambda gap=gap: projection.skip(gap))
-            log.info("projecting %s from %d", self._stream, projection.checkpoint.sequence + 1)
+            log.info("projecting %s from %d", self.part.name, projection.checkpoint.sequence + 1)
             await self._follow(projection)
         finally:
             await _in_thread(projection.close)
+        return True
 
     async def _follow(self, projection: Projection) -> None:
         """Fold what comes, a batch ahead of the transaction that writes the one before."""
@@ -163,7 +190,7 @@ class StreamProjector:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     if batch:
-                        taken = self._take(state, batch)
+                        taken = self._take(state, self._own(batch))
                         await self._bury(taken.examined.rejected)
                         if committing:
                             await committing
@@ -181,6 +208,9 @@ class StreamProjector:
         finally:
             if committing:
                 await committing
+
+    def _own(self, batch: Sequence[Stored]) -> Sequence[Stored]:
+        return batch if self.part.of == 1 else [stored for stored in batch if self.part.has(stored.subject)]
 
     async def _commit(self, projection: Projection, batch: Sequence[Stored], taken: Taken, position: int) -> None:
         gaps = gaps_in(batch, position)
@@ -265,7 +295,7 @@ class StreamProjector:
         behind = max(0, last_sequence - checkpoint.sequence)
         newest = checkpoint.sequence_recorded_at
         age = (datetime.now(UTC) - newest).total_seconds() if behind and newest else 0.0
-        metrics.lag(stream=self._stream, messages=behind, seconds=max(0.0, age))
+        metrics.lag(stream=self.part.name, messages=behind, seconds=max(0.0, age))
 
     async def _wait_after(self, error: Exception) -> None:
         self._failures += 1

@@ -138,9 +138,7 @@ class _Draft:
 
     def _changes(self, links: Changes) -> Changes:
         readings = self._readings
-        return replace(
-            links, device_states=readings.latest.keys(), node_heard=self._heard.keys(), readings=readings
-        )
+        return replace(links, device_states=readings.latest.keys(), node_heard=self._heard.keys(), readings=readings)
 
     def _examined(self) -> Examined:
         return Examined(tuple(self._received), tuple(self._rejected), tuple(self._skipped), self.ticks)

@@ -104,7 +104,9 @@ def reading_of(state: DeviceGPUState) -> Reading:
 
 def state_of(reading: Reading) -> DeviceGPUState:
     """Return what ``reading`` stands for."""
-    return DeviceGPUState(**msgspec.structs.asdict(reading) | {"last_update": datetime.fromisoformat(reading.last_update)})
+    return DeviceGPUState(
+        **msgspec.structs.asdict(reading) | {"last_update": datetime.fromisoformat(reading.last_update)}
+    )
 
 
 _decode = msgspec.json.Decoder(Tick).decode

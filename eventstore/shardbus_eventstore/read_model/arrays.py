@@ -1,7 +1,7 @@
-"""Readings as Postgres reads arrays: one text per column of ``device_history``, made by a JSON encoder in one go.
+r"""Readings as Postgres reads arrays: one text per column of ``device_history``, made by a JSON encoder in one go.
 
 Within what readings can hold, JSON and Postgres write the same, but for the brackets: numbers, ``true``, ``null``,
-and texts in quotes, with ``\\"`` and ``\\\\`` (names hold no control characters, which JSON would write otherwise).
+and texts in quotes, with ``\"`` and ``\\`` (names hold no control characters, which JSON would write otherwise).
 """
 
 from collections.abc import Mapping, Sequence

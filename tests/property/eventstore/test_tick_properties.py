@@ -32,9 +32,25 @@ ODD_VALUES = st.sampled_from(
         *("[]", "{}", "[null]", '["power_cap"]', '["power_cap","power_cap"]', '["melting"]', '"ok"', '"failed"'),
         *('"2026-11-20T10:00:00Z"', '"2026-11-20T10:00:00.123456Z"', '"2026-11-20T10:00:00.1234567Z"'),
         *('"2026-11-20T10:00:00.1Z"', '"2026-11-20t10:00:00z"', '"2026-11-20 10:00:00Z"', '"2026-11-20T10:00:00"'),
-        *('"2026-11-20T12:00:00+02:00"', '"2026-11-20T10:00:00-00:00"', '"2026-11-20T23:59:60Z"', '"2026-02-30T10:00:00Z"'),
-        *('"2026-11-20T24:00:00Z"', '"0000-01-01T00:00:00Z"', '"0001-01-01T00:00:00+00:00"', '"0001-01-01T00:00:00+01:00"'),
-        *('"9999-12-31T23:59:59Z"', '"2026-W47-5T10:00:00.1234Z"', "1795000000", '"1795000000"', '"\u0662026-11-20T10:00:00Z"'),
+        *(
+            '"2026-11-20T12:00:00+02:00"',
+            '"2026-11-20T10:00:00-00:00"',
+            '"2026-11-20T23:59:60Z"',
+            '"2026-02-30T10:00:00Z"',
+        ),
+        *(
+            '"2026-11-20T24:00:00Z"',
+            '"0000-01-01T00:00:00Z"',
+            '"0001-01-01T00:00:00+00:00"',
+            '"0001-01-01T00:00:00+01:00"',
+        ),
+        *(
+            '"9999-12-31T23:59:59Z"',
+            '"2026-W47-5T10:00:00.1234Z"',
+            "1795000000",
+            '"1795000000"',
+            '"\u0662026-11-20T10:00:00Z"',
+        ),
         *('"2026-11-20T10:01:01Z"', '"2026-11-20T10:02:30Z"', '"2026-11-20"', '"2026-11-20T10:00Z"'),
     ]
 )
@@ -97,7 +113,10 @@ def _damaged(draw: st.DrawFn, payload: bytes) -> bytes:
     """Return the payload with some bytes lost, added, or others."""
     at = draw(st.integers(0, len(payload)))
     lost = draw(st.integers(0, 3))
-    added = draw(st.binary(max_size=2) | st.sampled_from([b'"', b"{", b"}", b",", b":", b" ", b"\n", b"\x00", b"\xff", b"\\", b"1"]))
+    added = draw(
+        st.binary(max_size=2)
+        | st.sampled_from([b'"', b"{", b"}", b",", b":", b" ", b"\n", b"\x00", b"\xff", b"\\", b"1"])
+    )
     return payload[:at] + added + payload[at + lost :]
 
 
@@ -138,7 +157,9 @@ def _wild(draw: st.DrawFn, message: Stored) -> Stored:
             edited = {**message.headers, **draw(st.sampled_from(HEADER_EDITS))}
             message = replace(message, headers={name: value for name, value in edited.items() if value is not None})
         case "subject":
-            message = replace(message, subject=draw(st.sampled_from([message.subject + "x", "shardbus.v1.telemetry.n1"])))
+            message = replace(
+                message, subject=draw(st.sampled_from([message.subject + "x", "shardbus.v1.telemetry.n1"]))
+            )
         case "early":
             message = replace(message, recorded_at=message.recorded_at - timedelta(days=draw(st.integers(1, 1000))))
         case "bare":
@@ -193,13 +214,17 @@ def test_what_an_agent_writes_is_read_the_short_way(message: DeviceGPUStateUpdat
 @given(st.lists(messages(DeviceGPUStateUpdated), max_size=4))
 @settings(deadline=None, max_examples=50)
 def test_columns_hold_what_rows_do(ticks: list[DeviceGPUStateUpdated]) -> None:
-    records = take(FleetState(), [replace(stored(m, i), recorded_at=_NEVER) for i, m in enumerate(ticks, 1)]).changes.readings
+    records = take(
+        FleetState(), [replace(stored(m, i), recorded_at=_NEVER) for i, m in enumerate(ticks, 1)]
+    ).changes.readings
     arrays = reading_arrays(Readings.of(records))
     expected = [rows.reading_row(record) for record in records]
     last = {(row["node_id"], row["device_id"]): index for index, row in enumerate(expected)}
     for name in expected[0] if expected else ():
         values = _values(arrays[name]) or [None] * len(expected)
-        assert [_comparable(name, value) for value in values] == [_comparable(name, row[name]) for row in expected], name
+        assert [_comparable(name, value) for value in values] == [_comparable(name, row[name]) for row in expected], (
+            name
+        )
     assert _values(arrays.get(LATEST, "{}")) == [index in last.values() for index in range(len(expected))]
 
 
