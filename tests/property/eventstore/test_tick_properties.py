@@ -15,11 +15,10 @@ from shardbus_eventstore.state import FleetState
 from shardbus_eventstore.tick_fold import Readings, take_ticks
 from shardbus_eventstore.ticks import read_tick
 from shardbus_infra.bus.port import Stored
-from shardbus_infra.bus.streams import TELEMETRY
 from shardbus_infra.bus.wire import Headers, encode_headers
-from shardbus_schemas.events import DeviceGPUStateUpdated
+from shardbus_schemas.events import DeviceGPUStateUpdated, GPUBandwidthMeasured
 from shardbus_schemas.telemetry import DeviceGPUState
-from support.histories import START, histories, reading, stored
+from support.histories import START, reading, stored
 from support.message_strategies import messages
 
 ODD_VALUES = st.sampled_from(
@@ -54,6 +53,8 @@ ODD_VALUES = st.sampled_from(
         *('"2026-11-20T10:01:01Z"', '"2026-11-20T10:02:30Z"', '"2026-11-20"', '"2026-11-20T10:00Z"'),
     ]
 )
+BYTES = st.none() | st.integers(0, 2**34)
+HEALTHS = st.sampled_from(["ok", "degraded", None])
 FIELDS = sorted({*DeviceGPUStateUpdated.model_fields, *DeviceGPUState.model_fields, "colour", "node_i\\u0064"})
 
 
@@ -172,17 +173,35 @@ def _wild(draw: st.DrawFn, message: Stored) -> Stored:
 
 
 @st.composite
-def _wild_streams(draw: st.DrawFn) -> list[Stored]:
-    usual = draw(histories())[TELEMETRY]
-    rude = [
-        stored(message, len(usual) + index)
-        for index, message in enumerate(draw(st.lists(messages(DeviceGPUStateUpdated), max_size=2)), 1)
+def _telemetry(draw: st.DrawFn, sequence: int) -> Stored:
+    """Return a message about one of few nodes, so that the messages of a stream meet."""
+    node, boot = draw(st.sampled_from(["n1", "n2"])), draw(st.sampled_from(["b1", "b2", None]))
+    if draw(st.integers(0, 5)) == 0:
+        link = {"from": node, "to": "n3", "bandwidth_bytes_per_second": sequence, "latency_seconds": 0.001}
+        method = draw(st.sampled_from(["probe", "passive"]))
+        return stored(GPUBandwidthMeasured.model_validate({**link, "method": method, "measured_at": START}), sequence)
+    if draw(st.integers(0, 5)) == 0:
+        return stored(draw(messages(DeviceGPUStateUpdated)), sequence)
+    states = [
+        reading(device, node, memory_used_bytes=draw(BYTES), memory_total_bytes=2**34, health=draw(HEALTHS))
+        for device in draw(st.lists(st.sampled_from(["g1", "g2"]), max_size=3))
     ]
-    return [draw(_wild(message)) for message in (*usual, *rude)]
+    tick = draw(st.none() | st.integers(0, 5) | st.just(2**63))
+    heartbeat = draw(st.booleans())
+    return stored(
+        DeviceGPUStateUpdated(node_id=node, boot_id=boot, tick=tick, heartbeat=heartbeat, states=tuple(states)),
+        sequence,
+    )
+
+
+@st.composite
+def _wild_streams(draw: st.DrawFn) -> list[Stored]:
+    usual = [draw(_telemetry(sequence)) for sequence in range(1, draw(st.integers(1, 5)) + 1)]
+    return [draw(_wild(message)) for message in usual]
 
 
 @given(_wild_streams(), st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 def test_the_short_way_gives_what_the_careful_way_gives(stream: list[Stored], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(stream)))
     before = take(FleetState(), stream[:cut]).state
