@@ -57,22 +57,24 @@ class Tally:
     skipped: int = 0
 
 
-def try_lock(connection: Connection, stream: str) -> bool:
-    """Take the right to project ``stream``, held as long as the connection lives; ``False`` if another has it."""
+def lock_name(projection: str) -> str:
+    """Return what the lock of a projection is called, but for the schema."""
+    return f"shardbus/projector/{projection}/{VERSION}/"
+
+
+def try_lock(connection: Connection, projection: str) -> bool:
+    """Take the right to move ``projection``, held as long as the connection lives; ``False`` if another has it."""
     # Each schema has its own projections: a replay builds a second read model beside the live one.
-    name = func.concat(f"shardbus/projector/{stream}/{VERSION}/", func.current_schema())
+    name = func.concat(lock_name(projection), func.current_schema())
     return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
-def take_over(connection: Connection, info: StreamInfo, held: int | None = None) -> Checkpoint:
-    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more.
-
-    ``held`` is the epoch that this process held last: if nobody held it since, nobody died of what comes next.
-    """
+def begin(connection: Connection, info: StreamInfo, projection: str) -> None:
+    """Make the projection's checkpoint at 0 if there is none."""
     connection.execute(
         insert(CheckpointRow)
         .values(
-            projection=info.name,
+            projection=projection,
             version=VERSION,
             stream=info.name,
             stream_created=info.created,
@@ -88,9 +90,17 @@ def take_over(connection: Connection, info: StreamInfo, held: int | None = None)
         )
         .on_conflict_do_nothing()
     )
+
+
+def take_over(connection: Connection, info: StreamInfo, projection: str, held: int | None = None) -> Checkpoint:
+    """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more.
+
+    ``held`` is the epoch that this process held last: if nobody held it since, nobody died of what comes next.
+    """
+    begin(connection, info, projection)
     row = connection.execute(
         update(CheckpointRow)
-        .where(CheckpointRow.projection == info.name, CheckpointRow.version == VERSION)
+        .where(CheckpointRow.projection == projection, CheckpointRow.version == VERSION)
         .values(
             epoch=CheckpointRow.epoch + 1,
             attempts=CheckpointRow.attempts + case((CheckpointRow.epoch == held, 0), else_=1),
@@ -109,24 +119,24 @@ def take_over(connection: Connection, info: StreamInfo, held: int | None = None)
     return Checkpoint(info.name, *row)
 
 
-def note_attempt(connection: Connection, checkpoint: Checkpoint, sequence: int) -> None:
+def note_attempt(connection: Connection, projection: str, checkpoint: Checkpoint, sequence: int) -> None:
     """Note that ``sequence`` is about to be folded, by itself: if the process dies now, it died of that."""
     again = CheckpointRow.attempted_sequence == sequence
     connection.execute(
-        _mine(checkpoint).values(
+        _mine(projection, checkpoint).values(
             attempts=case((again, CheckpointRow.attempts), else_=CAREFUL_START), attempted_sequence=sequence
         )
     )
 
 
-def note_end(connection: Connection, checkpoint: Checkpoint) -> None:
+def note_end(connection: Connection, projection: str, checkpoint: Checkpoint) -> None:
     """Note that this projector ends in order: the next start need not be careful."""
-    connection.execute(_mine(checkpoint).values(attempts=0, attempted_sequence=None))
+    connection.execute(_mine(projection, checkpoint).values(attempts=0, attempted_sequence=None))
 
 
-def _mine(checkpoint: Checkpoint) -> Update:
+def _mine(projection: str, checkpoint: Checkpoint) -> Update:
     return update(CheckpointRow).where(
-        CheckpointRow.projection == checkpoint.stream,
+        CheckpointRow.projection == projection,
         CheckpointRow.version == VERSION,
         CheckpointRow.epoch == checkpoint.epoch,
     )
@@ -160,7 +170,7 @@ def verify(checkpoint: Checkpoint, info: StreamInfo, held: Stored | None) -> Non
     if problem is None:
         return
     tables = ", ".join(f"{LIVE}.{table}" for table in TABLES_OF[checkpoint.stream])
-    remedy = f"TRUNCATE {tables}; DELETE FROM {LIVE}.checkpoints WHERE projection = '{info.name}'"  # noqa: S608 -- for a person
+    remedy = f"TRUNCATE {tables}; DELETE FROM {LIVE}.checkpoints WHERE stream = '{info.name}'"  # noqa: S608 -- for a person
     raise HistoryDivergedError(
         f"stream {info.name} on this bus is not the one that the read model was folded from: the read model is at "
         f"{checkpoint.sequence} of the stream made {checkpoint.stream_created.isoformat()}, but of this one, "

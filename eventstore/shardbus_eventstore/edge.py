@@ -24,7 +24,7 @@ FUTURE_TOLERANCE: Final = timedelta(seconds=60)
 """How far a node's clock may run ahead of the bus. Not a setting: two processes that judged by different ones would
 fold the same stream into different states."""
 
-_LARGEST_INTEGER: Final = 2**63 - 1
+LARGEST_INTEGER: Final = 2**63 - 1
 """What Postgres and JetStream count up to."""
 
 _READINGS: Final = (DeviceGPUStateUpdated, GPUBandwidthMeasured)
@@ -103,7 +103,7 @@ def _unstorable_reading(stored: Stored, event: TelemetryEvent) -> Objection | No
     """Judge readings apart from the rest: there are many, and only their tick has no bound of its own."""
     if b"\\u0000" in stored.payload and _ESCAPED_NUL.search(stored.payload):
         return _NUL_IN_TEXT
-    if isinstance(event, DeviceGPUStateUpdated) and (event.tick or 0) > _LARGEST_INTEGER:
+    if isinstance(event, DeviceGPUStateUpdated) and (event.tick or 0) > LARGEST_INTEGER:
         return _TOO_LARGE
     return None
 
@@ -112,7 +112,7 @@ def _unstorable(stored: Stored, received: Received[FrozenModel]) -> Objection | 
     """Postgres holds neither the character NUL nor integers of more than 64 bits."""
     if _ESCAPED_NUL.search(stored.payload):
         return _NUL_IN_TEXT
-    if _MANY_DIGITS.search(stored.payload) and _largest_integer_in(stored.payload) > _LARGEST_INTEGER:
+    if _MANY_DIGITS.search(stored.payload) and _largest_integer_in(stored.payload) > LARGEST_INTEGER:
         return _TOO_LARGE
     envelope = received.envelope
     if stored.stream == FLEET and "\x00" in f"{envelope.event_id}{envelope.correlation_id}":
@@ -121,7 +121,7 @@ def _unstorable(stored: Stored, received: Received[FrozenModel]) -> Objection | 
 
 
 _NUL_IN_TEXT: Final = Objection("unstorable", "a text holds the character NUL (\\u0000), which no column can hold")
-_TOO_LARGE: Final = Objection("unstorable", f"a whole number is more than {_LARGEST_INTEGER}, which no column can hold")
+_TOO_LARGE: Final = Objection("unstorable", f"a whole number is more than {LARGEST_INTEGER}, which no column can hold")
 
 
 def _largest_integer_in(payload: bytes) -> int:

@@ -34,5 +34,9 @@ class PoisonError(EventStoreError):
         """Whether it is known which message it is."""
 
 
+class SharingError(EventStoreError):
+    """The stream is projected in another number of parts, from which this number cannot go on."""
+
+
 class ProjectorFencedError(EventStoreError):
     """Another projector took over; this one may write nothing any more."""

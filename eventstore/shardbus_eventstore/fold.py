@@ -1,10 +1,11 @@
 """The fold: a state and messages in, the next state out. Pure and total: no readable message makes it fail."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
-from typing import Final, Generic, TypeVar, assert_never
+from typing import Final, Generic, Protocol, TypeVar, assert_never
 
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
@@ -27,7 +28,7 @@ from shardbus_schemas.events import (
     PlacementRejected,
     TelemetryEvent,
 )
-from shardbus_schemas.ids import CommandId, DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.ids import BootId, CommandId, DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.placement import PlacementRequest
 from shardbus_schemas.registry import Received
@@ -70,7 +71,7 @@ class Changes:
     instances: AbstractSet[InstanceId]
     decisions: AbstractSet[CommandId]
     dead_letters: AbstractSet[DeadLetterKey]
-    readings: tuple[DeviceStateRecord, ...]
+    readings: Sequence[DeviceStateRecord]
     """Every accepted reading in order, also those that a later one of the same device replaced."""
 
 
@@ -90,6 +91,46 @@ def fold_with_changes(state: FleetState, received: Iterable[Received[FrozenModel
     for message in received:
         draft.take(message)
     return draft.state(), draft.changes()
+
+
+class Spoken(Protocol):
+    """What a tick says of its node, apart from the readings."""
+
+    @property
+    def node_id(self) -> NodeId:
+        """Who spoke."""
+        ...
+
+    @property
+    def boot_id(self) -> BootId | None:
+        """In which of its lives."""
+        ...
+
+    @property
+    def tick(self) -> int | None:
+        """For which time in that life."""
+        ...
+
+    @property
+    def heartbeat(self) -> bool:
+        """Whether it told all."""
+        ...
+
+
+def hear(old: NodeHeard | None, said: Spoken, sequence: int, recorded_at: datetime) -> tuple[NodeHeard, bool]:
+    """Return what is known of a node that spoke, and whether it is news: no tick that came before."""
+    boot, tick, missed, repeated, heartbeat = said.boot_id, said.tick, 0, 0, 0
+    if old is not None:
+        missed, repeated, heartbeat = old.missed_ticks, old.repeated_ticks, old.heartbeat_sequence
+        if boot is None or tick is None:  # a producer that does not count cannot reset who does
+            boot, tick = old.boot_id, old.tick
+        elif boot == old.boot_id and old.tick is not None:
+            if tick <= old.tick:
+                return replace(old, repeated_ticks=repeated + 1), False
+            missed = min(missed + tick - old.tick - 1, _MOST)  # an absurd tick must not outgrow its column
+    if said.heartbeat:
+        heartbeat = sequence
+    return NodeHeard(said.node_id, sequence, recorded_at, boot, tick, heartbeat, missed, repeated), True
 
 
 class _Table(Generic[KeyT, ValueT]):
@@ -194,32 +235,10 @@ class _Draft:
         return True
 
     def _hear(self, event: DeviceGPUStateUpdated, received: Received[FrozenModel]) -> bool:
-        """Note that the node spoke; return whether this is news, not a tick of the same boot that came before."""
         old = self.node_heard.get(event.node_id)
-        boot, tick, missed, repeated, heartbeat = event.boot_id, event.tick, 0, 0, 0
-        if old is not None:
-            missed, repeated, heartbeat = old.missed_ticks, old.repeated_ticks, old.heartbeat_sequence
-            if boot is None or tick is None:  # a producer that does not count cannot reset who does
-                boot, tick = old.boot_id, old.tick
-            elif boot == old.boot_id and old.tick is not None:
-                if tick <= old.tick:
-                    self.node_heard.put(event.node_id, replace(old, repeated_ticks=repeated + 1))
-                    return False
-                missed = min(missed + tick - old.tick - 1, _MOST)  # an absurd tick must not outgrow its column
-        self.node_heard.put(
-            event.node_id,
-            NodeHeard(
-                event.node_id,
-                received.sequence,
-                received.recorded_at,
-                boot,
-                tick,
-                received.sequence if event.heartbeat else heartbeat,
-                missed,
-                repeated,
-            ),
-        )
-        return True
+        heard, is_news = hear(old, event, received.sequence, received.recorded_at)
+        self.node_heard.put(event.node_id, heard)
+        return is_news
 
     def _fleet(self, event: FleetEvent, received: Received[FrozenModel]) -> bool:
         match event:

@@ -16,7 +16,7 @@ from shardbus_eventstore.fold import Changes, fold_with_changes
 from shardbus_eventstore.poison import FOLD_FAILED, Verdict, fold_around
 from shardbus_eventstore.state import FleetState
 
-_NOTHING: Final[Mapping[int, Verdict]] = MappingProxyType({})
+NOTHING_PARKED: Final[Mapping[int, Verdict]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Examined:
     rejected: tuple[Rejected, ...] = ()
     skipped: tuple[Rejected, ...] = ()
     """Types and versions that this program does not know: a newer producer's. They may be read later."""
+    ticks: int = 0
+    """How many more messages, of type ``DeviceGPUStateUpdated``, were read the short way (``tick_fold``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def examine(batch: Sequence[Stored]) -> Examined:
     return Examined(tuple(received), tuple(rejected), tuple(skipped))
 
 
-def take(state: FleetState, batch: Sequence[Stored], parked: Mapping[int, Verdict] = _NOTHING) -> Taken:
+def take(state: FleetState, batch: Sequence[Stored], parked: Mapping[int, Verdict] = NOTHING_PARKED) -> Taken:
     """Return ``state`` after ``batch``, a piece of one stream in order, and what became of each message.
 
     What is ``parked``, by sequence, is refused without a look. A message that the fold fails on folds to nothing and is

@@ -15,9 +15,11 @@ from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, note_attempt,
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
 from shardbus_eventstore.partitions import Days
+from shardbus_eventstore.parts import Part
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
+from shardbus_eventstore.sharing import share
 from shardbus_eventstore.state import FleetState
 from shardbus_eventstore.unread import firsts
 
@@ -35,27 +37,35 @@ class Projection:
     """Each statement on it is a transaction."""
     checkpoint: Checkpoint
     state: FleetState
+    part: Part
+    """Which of the stream's projections it is."""
     days: Days = field(default_factory=Days)
     """The days of past readings that there is a partition for."""
 
     @classmethod
-    def open(cls, engine: Engine, info: StreamInfo, held: int | None = None) -> Self | None:
-        """Return the projection of stream ``info``, or ``None`` while another projector holds it.
+    def open(
+        cls, engine: Engine, info: StreamInfo, *, part: Part | None = None, held: int | None = None
+    ) -> Self | None:
+        """Return the projection of stream ``info``, or of a part of it; ``None`` while another projector holds it.
 
         ``held`` is the epoch that this process held last.
         """
+        part = part or Part(info.name)
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if not try_lock(connection, info.name):
+            if not try_lock(connection, part.name):
                 connection.close()
                 return None
-            checkpoint = take_over(connection, info, held)
+            share(connection, info, part.of)
+            checkpoint = take_over(connection, info, part.name, held)
             state = working_part(load_working_state(connection), info.name)
+            own = {node: heard for node, heard in state.node_heard.items() if part.has_node(node)}
+            state = replace(state, node_heard=own)
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
-        return cls(info.name, connection, checkpoint, state)
+        return cls(info.name, connection, checkpoint, state, part)
 
     @property
     def _driver(self) -> "PsycopgConnection[Any]":
@@ -76,7 +86,7 @@ class Projection:
         if readings:
             self.days.make(self._driver, "device_history", readings[0].recorded_at, readings[-1].recorded_at)
         tally = Tally(
-            folded=len(examined.received),
+            folded=len(examined.received) + examined.ticks,
             ignored=taken.state.ignored.get(self.stream, 0),
             rejected=len(examined.rejected),
             skipped=len(examined.skipped),
@@ -88,11 +98,11 @@ class Projection:
 
     def note_attempt(self, sequence: int) -> None:
         """Tell the checkpoint that ``sequence`` is folded next, by itself."""
-        note_attempt(self.connection, self.checkpoint, sequence)
+        note_attempt(self.connection, self.part.name, self.checkpoint, sequence)
 
     def note_end(self) -> None:
         """Tell the checkpoint that this projector ends in order."""
-        note_end(self.connection, self.checkpoint)
+        note_end(self.connection, self.part.name, self.checkpoint)
 
     def skip(self, gap: Gap) -> None:
         """Move past messages that the stream dropped before they were projected."""
@@ -114,14 +124,14 @@ class Projection:
             **asdict(tally),
             "unread": json.dumps(dict(unread)),
             "now": now,
-            "projection": self.stream,
+            "projection": self.part.name,
             "version": VERSION,
             "epoch": before.epoch,
             "previous": before.sequence,
         }
         missing = [
             {
-                "projection": self.stream,
+                "projection": self.part.name,
                 "stream": self.stream,
                 "from_sequence": first,
                 "to_sequence": last,
@@ -131,7 +141,7 @@ class Projection:
         ]
         if not write(self._driver, position, {**new, "gaps": missing}):
             raise ProjectorFencedError(
-                f"another projector took over {self.stream} after {before.sequence}; this one wrote nothing since"
+                f"another projector took over {self.part.name} after {before.sequence}; this one wrote nothing since"
             )
         noted = {**before.unread, **unread} if unread else before.unread
         self.checkpoint = replace(before, sequence=sequence, sequence_recorded_at=recorded_at, unread=noted)
@@ -150,6 +160,8 @@ class Projection:
                 "first": first,
                 "now": datetime.now(UTC),
                 "stream": self.stream,
+                "projection": self.part.name,
+                "nodes": self._nodes(),
                 "version": VERSION,
                 "epoch": before.epoch,
                 "lost_from": min(info.last_sequence + 1, before.sequence),
@@ -157,18 +169,29 @@ class Projection:
             },
         )
         if moved != 1:
-            raise ProjectorFencedError(f"another projector took over {self.stream} after {before.sequence}")
+            raise ProjectorFencedError(f"another projector took over {self.part.name} after {before.sequence}")
         self.checkpoint = replace(before, sequence=first - 1, sequence_recorded_at=None, unread={})
         self.state = FleetState()
 
+    def _nodes(self) -> list[str] | None:
+        """Return the nodes whose rows are this part's; ``None`` is all."""
+        if self.part.of == 1:
+            return None
+        known = self.connection.scalars(text("SELECT node_id FROM node_heard UNION SELECT from_node FROM links"))
+        return [node for node in known if self.part.has_node(node)]
+
+
+def _of_these(column: str) -> str:
+    return f"(CAST(:nodes AS text[]) IS NULL OR {column} = ANY (CAST(:nodes AS text[])))"
+
 
 _START_OVER = text(
-    """
+    f"""
     WITH moved AS (
         UPDATE checkpoints
         SET sequence = :first - 1, sequence_recorded_at = NULL, folded = 0, ignored = 0, rejected = 0, skipped = 0,
-            unread = '{}', attempts = 0, attempted_sequence = NULL, updated_at = :now
-        WHERE projection = :stream AND version = :version AND epoch = :epoch
+            unread = '{{}}', attempts = 0, attempted_sequence = NULL, updated_at = :now
+        WHERE projection = :projection AND version = :version AND epoch = :epoch
         RETURNING projection
     ), noted AS (
         INSERT INTO gaps (projection, stream, from_sequence, to_sequence, noticed_at)
@@ -180,11 +203,13 @@ _START_OVER = text(
                 complete_until, (SELECT min(recorded_at) FROM device_history WHERE sequence >= :first)
             )
         WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved)
-    ), forgotten_history AS (DELETE FROM device_history WHERE sequence >= :first AND EXISTS (SELECT FROM moved))
+    ), forgotten_states AS (DELETE FROM device_states WHERE EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    ), forgotten_nodes AS (DELETE FROM node_heard WHERE EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    ), forgotten_links AS (DELETE FROM links WHERE EXISTS (SELECT FROM moved) AND {_of_these("from_node")}
+    ), forgotten_history AS (
+        DELETE FROM device_history WHERE sequence >= :first AND EXISTS (SELECT FROM moved) AND {_of_these("node_id")}
+    )
     SELECT count(*) FROM moved
-    """
+    """  # noqa: S608 -- columns of our own
 )
 """One statement, so that all of it happens or nothing."""

@@ -19,6 +19,7 @@ from shardbus_infra.bus.dead_letters import bury
 from shardbus_infra.bus.port import Bus, BusError, Stored
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.observability import extract, metrics, tracer
+from shardbus_schemas.events import DeviceGPUStateUpdated
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -27,11 +28,13 @@ from shardbus_eventstore.errors import DatabaseUnreachableError, EventStoreError
 from shardbus_eventstore.history_keeper import keep_history
 from shardbus_eventstore.intake import Rejected, Taken, fold_failures, take
 from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.parts import Part
 from shardbus_eventstore.poison import Caution, is_fault_of_data
 from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
 from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.tick_fold import take_ticks
 from shardbus_eventstore.unknown_devices import UnknownDevices
 from shardbus_eventstore.unread import firsts, readable_now, worth_parking
 
@@ -61,9 +64,14 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
     gc.set_threshold(50_000, 20, 20)
     engine = open_engine(settings.postgres_url, application_name="shardbus projector")
     quitting = asyncio.Event()
+    room = asyncio.Semaphore(settings.projector_partitions_held or settings.projector_partitions)
+    shared = [
+        StreamProjector(bus, engine, TELEMETRY, settings, quitting, part=part, room=room)
+        for part in Part.all_of(TELEMETRY, settings.projector_partitions)
+    ]
+    whole = [StreamProjector(bus, engine, stream, settings, quitting) for stream in STREAMS if stream != TELEMETRY]
     projecting = [
-        asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
-        for stream in STREAMS
+        asyncio.create_task(projector.run(), name=f"project {projector.part.name}") for projector in (*shared, *whole)
     ]
     projecting.append(asyncio.create_task(keep_history(engine, settings, quitting), name="keep the history"))
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
@@ -96,12 +104,26 @@ async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
 class StreamProjector:
     """Projects one stream, over outages of the servers and other projectors' lives."""
 
-    def __init__(self, bus: Bus, engine: Engine, stream: str, settings: ProjectorSettings, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        engine: Engine,
+        stream: str,
+        settings: ProjectorSettings,
+        stop: asyncio.Event,
+        *,
+        part: Part | None = None,
+        room: asyncio.Semaphore | None = None,
+    ) -> None:
+        self.part = part or Part(stream)
+        self._room = room or asyncio.Semaphore(1)
+        """How many more parts this process may hold."""
         self._bus = bus
         self._engine = engine
         self._stream = stream
         self._settings = settings
         self._stop = stop
+        self._take = take_ticks if stream == TELEMETRY else take
         self._unknown_devices = UnknownDevices()
         self._standing_by = False
         self._failures = 0
@@ -114,7 +136,10 @@ class StreamProjector:
         """Project until stopped."""
         while not self._stop.is_set():
             try:
-                await self._once()
+                async with self._room:
+                    had_it = await self._once()
+                if not had_it:
+                    await _pause(_STANDBY_SECONDS, self._stop)
             except ProjectorFencedError as error:
                 log.warning("%s; standing by", error)
             except PoisonError as error:
@@ -125,16 +150,20 @@ class StreamProjector:
             except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
                 await self._wait_after(error)
 
-    async def _once(self) -> None:
-        """Project for as long as everything holds: one connection to Postgres, one following of the stream."""
+    async def _once(self) -> bool:
+        """Project for as long as everything holds: one connection to Postgres, one following of the stream.
+
+        Returns whether it was this projector's turn.
+        """
+        if self._stop.is_set():
+            return True
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: Projection.open(self._engine, info, self._epoch))
+        projection = await _in_thread(lambda: Projection.open(self._engine, info, part=self.part, held=self._epoch))
         if projection is None:
             if not self._standing_by:
-                log.info("another projector has %s; standing by", self._stream)
+                log.info("another projector has %s; standing by", self.part.name)
             self._standing_by = True
-            await _pause(_STANDBY_SECONDS, self._stop)
-            return
+            return False
         self._standing_by = False
         try:
             position = projection.checkpoint.sequence
@@ -152,7 +181,7 @@ class StreamProjector:
                 log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
                 await _in_thread(lambda gap=gap: projection.skip(gap))
             self._heed(projection.checkpoint, info.last_sequence)
-            log.info("projecting %s from %d", self._stream, projection.checkpoint.sequence + 1)
+            log.info("projecting %s from %d", self.part.name, projection.checkpoint.sequence + 1)
             await self._follow(projection)
             if self._stop.is_set():
                 await _in_thread(projection.note_end)
@@ -163,6 +192,7 @@ class StreamProjector:
             raise
         finally:
             await _in_thread(projection.close)
+        return True
 
     async def _follow(self, projection: Projection) -> None:
         """Fold what comes, a batch ahead of the transaction that writes the one before."""
@@ -182,7 +212,7 @@ class StreamProjector:
                             if committing:
                                 await committing
                             await _in_thread(lambda first=batch[0].sequence: projection.note_attempt(first))
-                        taken = take(state, batch, self._caution.parked)
+                        taken = self._take(state, self._own(batch), self._caution.parked)
                         self._judge(taken)
                         await self._bury(taken.examined.rejected)
                         if taken.examined.skipped:
@@ -206,6 +236,9 @@ class StreamProjector:
         finally:
             if committing:
                 await committing
+
+    def _own(self, batch: Sequence[Stored]) -> Sequence[Stored]:
+        return batch if self.part.of == 1 else [stored for stored in batch if self.part.has(stored.subject)]
 
     async def _commit(self, projection: Projection, batch: Sequence[Stored], taken: Taken, position: int) -> None:
         gaps = gaps_in(batch, position)
@@ -297,7 +330,8 @@ class StreamProjector:
 
     def _count(self, taken: Taken) -> None:
         types = Counter(received.envelope.type for received in taken.examined.received)
-        for event_type, count in types.items():
+        types[DeviceGPUStateUpdated.TYPE] += taken.examined.ticks
+        for event_type, count in (+types).items():
             metrics.folded(stream=self._stream, event_type=event_type, count=count)
         if taken.examined.skipped:
             metrics.skipped(stream=self._stream, count=len(taken.examined.skipped))
@@ -333,7 +367,7 @@ class StreamProjector:
         behind = max(0, last_sequence - checkpoint.sequence)
         newest = checkpoint.sequence_recorded_at
         age = (datetime.now(UTC) - newest).total_seconds() if behind and newest else 0.0
-        metrics.lag(stream=self._stream, messages=behind, seconds=max(0.0, age))
+        metrics.lag(stream=self.part.name, messages=behind, seconds=max(0.0, age))
 
     async def _wait_after(self, error: Exception) -> None:
         self._failures += 1

@@ -13,6 +13,10 @@ class ProjectorSettings(CommonSettings):
 
     projector_max_batch: Annotated[int, Field(ge=1, le=50_000)] = 2000
     """Messages in one transaction at most; it bounds memory, and how long the process is busy with one of them."""
+    projector_partitions: Annotated[int, Field(ge=1, le=64)] = 1
+    """Into how many parts the projection of ``TELEMETRY`` is shared, by node. All projectors must say the same."""
+    projector_partitions_held: Annotated[int, Field(ge=1)] | None = None
+    """How many of the parts this process takes at most; unset is all. With 2 parts, two processes take 1 each."""
     history_keep_days: Annotated[float, Field(gt=0)] = 7
     """How long the devices' past readings are kept; whole days (UTC) are dropped once their time is over."""
     history_minutes_keep_days: Annotated[float, Field(gt=0)] = 30

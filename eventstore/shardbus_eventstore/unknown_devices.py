@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select, text
 from shardbus_eventstore.fold import Changes
 from shardbus_eventstore.intake import Rejected
 from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
+from shardbus_eventstore.tick_fold import Readings
 
 CODE: Final = "unknown_device"
 
@@ -37,10 +38,10 @@ class UnknownDevices:
         if not fresh:
             return
         by_sequence = {stored.sequence: stored for stored in batch}
-        for record in changes.readings:
-            key = record.reading.key
-            if key in fresh and len(self._suspects) < _MOST_SUSPECTS and len(self._reported) < _MOST_REPORTED:
-                self._suspects.setdefault(key, by_sequence[record.sequence])
+        readings = Readings.of(changes.readings)
+        for key in fresh:
+            if len(self._suspects) < _MOST_SUSPECTS and len(self._reported) < _MOST_REPORTED:
+                self._suspects[key] = by_sequence[readings.sequences[readings.latest[key]]]
 
     @property
     def suspects(self) -> bool:

@@ -1,7 +1,7 @@
 """From publishing a reading to seeing it in Postgres, and how much the projector can take. Prints a markdown section.
 
 NATS, Postgres, the projector and who publishes are a process each, on this machine's cores. Options narrow it:
-``--seconds 3 --json``.
+``--seconds 3 --share 0.2 --json``.
 """
 
 import argparse
@@ -16,12 +16,14 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import rival_projectors
 from shardbus_eventstore import projector
+from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.settings import ProjectorSettings
 from shardbus_infra.bus.nats import connect
@@ -48,18 +50,47 @@ WATCH_SECONDS = 0.1
 WARM_UP = 0.2
 """The share of a run that is left out: caches fill, statements are prepared."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-LOADS = ((1_000, 1), (5_000, 1), (20_000, 1), (20_000, 8), (50_000, 8))
-"""Readings per second, and how many of them a message has."""
-BACKLOGS = ((1, 120_000), (8, 400_000))
-"""Readings per message, and how many readings wait for the projector."""
+OURS = "shardbus projector"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured, and what it shall be at most (milliseconds, seconds) or at least (readings/s)."""
+
+    per_second: int | None
+    """Readings per second; ``None``: all of them wait when the projector starts."""
+    per_message: int
+    readings: int | None = None
+    """How many; ``None``: as long as the benchmark's loads last."""
+    worker: str = OURS
+    p99_ms: float | None = None
+    ceiling: int | None = None
+    rebuild_seconds: float | None = None
+
+
+CASES = (
+    Case(1_000, 1, p99_ms=5),
+    Case(20_000, 1, p99_ms=30),
+    Case(20_000, 8, p99_ms=15),
+    Case(50_000, 8, p99_ms=50),
+    Case(None, 1, 240_000, ceiling=40_000),
+    Case(None, 8, 1_000_000, ceiling=90_000, rebuild_seconds=15),
+)
+RIVALS = (
+    Case(None, 1, 4_000, "one transaction per event"),
+    Case(None, 8, 16_000, "one transaction per event"),
+    Case(None, 1, 30_000, "executemany batches"),
+    Case(None, 8, 60_000, "executemany batches"),
+)
+"""What one would otherwise write, on the first of the same events: it would take long for all of them."""
+MOST_MEMORY_MB = 200
 
 
 @dataclass(frozen=True)
 class Measured:
     """One run; CPU in microseconds per reading."""
 
-    load: str
-    readings_per_message: int
+    case: Case
     readings_per_second: float
     p50_ms: float | None
     p99_ms: float | None
@@ -69,6 +100,10 @@ class Measured:
     cpu_nats: float
     cpu_postgres: float
     cpu_projector: float
+    peak_memory_mb: float
+    """The most the projector ever had resident."""
+    seconds_in_all: float
+    """From the start of the projector's process to the last commit."""
 
 
 @dataclass
@@ -138,9 +173,9 @@ async def publish_at(bus: Bus, messages: Sequence[Outgoing], per_second: float) 
 
 
 @contextlib.contextmanager
-def projector_process(nats_url: str, postgres_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def projector_process(worker: str, nats_url: str, postgres_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a projector as a process of its own, that notes in ``log`` when each of its transactions was committed."""
-    command = [sys.executable, __file__, "--project", nats_url, postgres_url, str(log)]
+    command = [sys.executable, __file__, "--project", worker, nats_url, postgres_url, str(log)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield process
@@ -151,8 +186,11 @@ def projector_process(nats_url: str, postgres_url: str, log: Path) -> Iterator[s
         process.wait()
 
 
-def project(nats_url: str, postgres_url: str, log: Path) -> None:
+def project(worker: str, nats_url: str, postgres_url: str, log: Path) -> None:
     """Be the projector's process."""
+    if worker != OURS:
+        asyncio.run(rival_projectors.follow(nats_url, postgres_url, rival_projectors.BATCHES[worker], log))
+        return
     commits: list[tuple[int, float]] = []
     commit = Projection.commit
 
@@ -190,9 +228,19 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-def watcher(postgres_url: str) -> Callable[[str], int]:
+def peak_memory_mb(pid: int) -> float:
+    """Return the most that a process ever had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def watcher(postgres_url: str, case: Case) -> Callable[[str], int]:
     """Return what tells how far a stream is projected, over one connection, so that looking costs next to nothing."""
-    query = text("SELECT sequence FROM shardbus.checkpoints WHERE stream = :stream")
+    query = text(
+        "SELECT sequence FROM shardbus.checkpoints WHERE stream = :stream"
+        if case.worker == OURS
+        else f"SELECT count(*) / {case.per_message} FROM shardbus.device_history WHERE :stream <> ''"
+    )
     engine = create_engine(postgres_url, poolclass=StaticPool, isolation_level="AUTOCOMMIT")
 
     def reached(stream: str) -> int:
@@ -203,10 +251,10 @@ def watcher(postgres_url: str) -> Callable[[str], int]:
     return reached
 
 
-async def measure(
-    servers: Servers, folder: Path, readings: int, per_message: int, per_second: float | None
-) -> Measured:
-    """Return what became of so many readings at a steady rate; ``None``: all of them wait when the projector starts."""
+async def measure(servers: Servers, folder: Path, case: Case, seconds: float) -> Measured:
+    """Return what became of the readings of ``case``, which last ``seconds`` unless it says how many they are."""
+    per_second, per_message = case.per_second, case.per_message
+    readings = case.readings or int((per_second or 0) * seconds)
     await asyncio.to_thread(delete_streams, servers.nats.url)
     with fresh_database(servers.postgres.url) as postgres_url:
         async with bus_with_streams(servers.nats.url) as bus:
@@ -216,9 +264,12 @@ async def measure(
             if per_second is None:
                 for start in range(0, len(messages), 5000):
                     await bus.append_many(messages[start : start + 5000])
-            with projector_process(servers.nats.url, postgres_url, folder / "commits.json") as process:
+            if case.worker != OURS:
+                await asyncio.to_thread(upgrade, postgres_url)
+            started = time.time()
+            with projector_process(case.worker, servers.nats.url, postgres_url, folder / "commits.json") as process:
                 known = (await bus.info(FLEET)).last_sequence
-                reached = watcher(postgres_url)
+                reached = watcher(postgres_url, case)
                 # What it costs to start is left out.
                 await until(lambda: reached(TELEMETRY) if per_second is None else reached(FLEET) == known, within=30)
                 watched = readings - reached(TELEMETRY) * per_message
@@ -229,9 +280,10 @@ async def measure(
                 ended = time.time()
                 publishing = time.process_time() - began
                 while reached(TELEMETRY) != len(messages):
-                    if time.time() > ended + 60:
-                        raise TimeoutError("the projector did not catch up within a minute")
+                    if time.time() > ended + 180:
+                        raise TimeoutError("the projector did not catch up within three minutes")
                     await asyncio.sleep(WATCH_SECONDS)
+                peak = peak_memory_mb(process.pid)
                 spent = [cpu_seconds(pid) - was for pid, was in zip(pids(servers, process), before, strict=True)]
     commits: list[tuple[int, float]] = json.loads((folder / "commits.json").read_text())
     latencies = sorted(latencies_of(handed_over, commits))
@@ -241,8 +293,7 @@ async def measure(
     done = len(messages) if handed_over else last[0] - first[0]
     in_microseconds = 1e6 / watched
     return Measured(
-        load=f"{per_second:,.0f}/s" if per_second else "a backlog",
-        readings_per_message=per_message,
+        case=case,
         readings_per_second=done * per_message / span,
         p50_ms=statistics.median(latencies) * 1e3 if latencies else None,
         p99_ms=latencies[int(len(latencies) * 0.99)] * 1e3 if latencies else None,
@@ -252,6 +303,8 @@ async def measure(
         cpu_nats=spent[0] * in_microseconds,
         cpu_postgres=spent[1] * in_microseconds,
         cpu_projector=spent[2] * in_microseconds,
+        peak_memory_mb=peak,
+        seconds_in_all=last[1] - started,
     )
 
 
@@ -273,36 +326,76 @@ def latencies_of(handed_over: Sequence[float], commits: Sequence[tuple[int, floa
     ]
 
 
+def goal(value: float | None, bound: float | None, *, at_least: bool = False) -> str:
+    """Return a figure beside what it shall be; bold where it is not."""
+    if value is None:
+        return ""
+    shown = f"{value:,.0f}" if at_least else f"{value:.1f}"
+    if bound is None:
+        return shown
+    met = value >= bound if at_least else value <= bound
+    return f"{shown if met else f'**{shown}**'} ({'≥' if at_least else '≤'} {bound:,g})"
+
+
 def table(rows: Sequence[Measured]) -> str:
     """Return the rows as markdown."""
     lines = [
         (
-            "| load | readings per message | readings/s | p50 ms | p99 ms | s behind at the end "
-            "| readings per transaction | CPU µs per reading: publisher + NATS + Postgres + projector |"
+            "| load | readings per message | readings/s (goal) | p50 ms | p99 ms (goal) | s behind at the end "
+            "| readings per transaction | CPU µs per reading: publisher + NATS + Postgres + projector "
+            "| peak memory MB (goal) |"
         ),
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for row in rows:
-        cpu = " + ".join(f"{x:.1f}" for x in (row.cpu_publisher, row.cpu_nats, row.cpu_postgres, row.cpu_projector))
-        p50 = "" if row.p50_ms is None else f"{row.p50_ms:.1f}"
-        p99 = "" if row.p99_ms is None else f"{row.p99_ms:.1f}"
+        case = row.case
+        load = f"{case.per_second:,}/s" if case.per_second else f"a backlog of {case.readings:,}"
         lines.append(
-            f"| {row.load} | {row.readings_per_message} | {row.readings_per_second:,.0f} | {p50} | {p99} | "
-            f"{row.seconds_behind_at_the_end:.1f} | "
-            f"{row.readings_per_transaction:.0f} | {cpu} |"
+            f"| {load} | {case.per_message} | {goal(row.readings_per_second, case.ceiling, at_least=True)} | "
+            f"{goal(row.p50_ms, None)} | {goal(row.p99_ms, case.p99_ms)} | {row.seconds_behind_at_the_end:.1f} | "
+            f"{row.readings_per_transaction:.0f} | {cpu(row)} | {goal(row.peak_memory_mb, MOST_MEMORY_MB)} |"
         )
     return "\n".join(lines)
+
+
+def cpu(row: Measured) -> str:
+    """Return what each process takes for a reading."""
+    return " + ".join(f"{x:.1f}" for x in (row.cpu_publisher, row.cpu_nats, row.cpu_postgres, row.cpu_projector))
+
+
+def comparison(ours: Sequence[Measured], rivals: Sequence[Measured]) -> str:
+    """Return what others take for the same events, and how many times as much that is."""
+    lines = [
+        "| | readings per message | readings/s | times as fast | CPU µs per reading, all processes | times as much |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    backlogs = {row.case.per_message: row for row in ours if row.case.per_second is None}
+    for row in (*backlogs.values(), *rivals):
+        base = backlogs[row.case.per_message]
+        lines.append(
+            f"| {row.case.worker} | {row.case.per_message} | {row.readings_per_second:,.0f} | "
+            f"{row.readings_per_second / base.readings_per_second:.3g} | {total(row):.1f} | "
+            f"{total(row) / total(base):.3g} |"
+        )
+    return "\n".join(lines)
+
+
+def total(row: Measured) -> float:
+    """Return what a reading takes from being read to being committed."""
+    return row.cpu_nats + row.cpu_postgres + row.cpu_projector
 
 
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=8, help="how long each load lasts")
+    options.add_argument("--share", type=float, default=1, help="how much of each backlog to take")
     options.add_argument("--json", action="store_true", help="print rows as JSON instead")
-    options.add_argument("--project", nargs=3, help=argparse.SUPPRESS)
+    options.add_argument("--project", nargs=4, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.project:
-        project(given.project[0], given.project[1], Path(given.project[2]))
+        worker, nats_url, postgres_url, log = given.project
+        project(worker, nats_url, postgres_url, Path(log))
         return
     rows: list[Measured] = []
     with (
@@ -311,24 +404,37 @@ def main() -> None:
         EmbeddedPostgres(folder / "postgres") as postgres,
     ):
         servers = Servers(nats, postgres)
-        for per_second, per_message in LOADS:
-            sys.stderr.write(f"bench: {per_second} readings/s, {per_message} in a message\n")
-            readings = int(per_second * given.seconds)
-            rows.append(asyncio.run(measure(servers, folder, readings, per_message, per_second)))
-        for per_message, readings in BACKLOGS:
-            sys.stderr.write(f"bench: a backlog of {readings} readings, {per_message} in a message\n")
-            rows.append(asyncio.run(measure(servers, folder, readings, per_message, None)))
+        for case in (*CASES, *RIVALS):
+            # A whole number of turns of all nodes.
+            some = case.readings and int(case.readings * given.share) // (8 * NODES) * 8 * NODES
+            sys.stderr.write(
+                f"bench: {case.worker}, {some or f'{case.per_second}/s'}, {case.per_message} in a message\n"
+            )
+            shortened = replace(case, readings=some, rebuild_seconds=case.rebuild_seconds if given.share >= 1 else None)
+            rows.append(asyncio.run(measure(servers, folder, shortened, given.seconds)))
     if given.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
+    ours, rivals = rows[: len(CASES)], rows[len(CASES) :]
     print("## Projector\n")
     print(
         f"From publishing to committed in Postgres: {NODES * DEVICES_PER_NODE} devices, every reading updates its "
         "device's row and adds one to the history, all of it durable (`synchronous_commit` on). NATS, Postgres, "
         "projector and publisher share the cores. The first fifth of each run is left out of the latencies. A backlog "
-        "is what waits when the projector starts: its rate is the ceiling.\n"
+        "is what waits when the projector starts: its rate is the ceiling. In brackets the goal; bold is what misses "
+        "it.\n"
     )
-    print(table(rows))
+    print(table(ours))
+    for row in ours:
+        if row.case.rebuild_seconds:
+            taken = goal(row.seconds_in_all, row.case.rebuild_seconds)
+            print(f"\nA rebuild from {row.case.readings:,} readings, the start of the process included: {taken} s.")
+    print(
+        "\nWhat one would otherwise write: nats-py with a durable consumer (`pull_subscribe`, `fetch`, `ack`) and "
+        "SQLAlchemy, the same events into the same tables (`tests/benchmarks/rival_projectors.py`). It keeps none of "
+        "the projector's promises.\n"
+    )
+    print(comparison(ours, rivals))
 
 
 if __name__ == "__main__":

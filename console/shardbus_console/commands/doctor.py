@@ -130,5 +130,6 @@ def _read_model(settings: CommonSettings) -> Iterator[Finding]:
     now = datetime.now(UTC)
     for checkpoint in checkpoints:
         age = (now - checkpoint.updated_at).total_seconds()
-        found = f"at {checkpoint.sequence}, moved {age:.0f} s ago"
+        parts = f", in {checkpoint.parts} parts" if checkpoint.parts > 1 else ""
+        found = f"at {checkpoint.sequence}, moved {age:.0f} s ago{parts}"
         yield Finding(f"read model of {checkpoint.stream}", "ok", found)

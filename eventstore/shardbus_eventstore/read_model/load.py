@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, cast, func, select
 
 from shardbus_eventstore.read_model.rows import (
     Row,
@@ -37,10 +37,15 @@ def load_state(connection: Connection) -> FleetState:
 
 def load_fleet_state(connection: Connection) -> FleetState:
     """Return what ``fleet_of`` looks at: the fleet as the rows have it, without the history of decisions."""
+    # A stream may be projected in parts: what all of them have is what there is.
     checkpoints = connection.execute(
-        select(CheckpointRow.stream, CheckpointRow.sequence, CheckpointRow.ignored).where(
-            CheckpointRow.version == VERSION
+        select(
+            CheckpointRow.stream,
+            func.min(CheckpointRow.sequence).label("sequence"),
+            cast(func.sum(CheckpointRow.ignored), BigInteger).label("ignored"),
         )
+        .where(CheckpointRow.version == VERSION)
+        .group_by(CheckpointRow.stream)
     ).all()
     return replace(
         load_working_state(connection),

@@ -148,9 +148,13 @@ class DeadLetterView(FrozenModel):
 
 
 class CheckpointView(FrozenModel):
-    """How far a stream is projected, and what became of its messages."""
+    """How far a stream is projected, and what became of its messages.
+
+    Of a stream that is projected in parts: as far as all of them are, and what became of the messages of all.
+    """
 
     stream: str
+    parts: int = 1
     stream_created: datetime
     sequence: int
     sequence_recorded_at: datetime | None
@@ -282,7 +286,26 @@ def dead_letters(connection: Connection, *, limit: int = 100) -> Sequence[DeadLe
 def checkpoints(connection: Connection) -> Sequence[CheckpointView]:
     """Return how far each stream is projected; what the stream holds beyond that is the lag."""
     query = select(CheckpointRow.__table__).where(CheckpointRow.version == VERSION).order_by(CheckpointRow.stream)
-    return _views(connection, CheckpointView, query)
+    by_stream: dict[str, list[CheckpointView]] = {}
+    for view in _views(connection, CheckpointView, query):
+        by_stream.setdefault(view.stream, []).append(view)
+    return [_together(views) for views in by_stream.values()]
+
+
+def _together(parts: Sequence[CheckpointView]) -> CheckpointView:
+    if len(parts) == 1:
+        return parts[0]
+    last = min(parts, key=lambda part: part.sequence)
+    return last.model_copy(
+        update={
+            "parts": len(parts),
+            "epoch": max(part.epoch for part in parts),
+            **{
+                name: sum(getattr(part, name) for part in parts)
+                for name in ("folded", "ignored", "rejected", "skipped")
+            },
+        }
+    )
 
 
 def gaps(connection: Connection, *, limit: int = 100) -> Sequence[GapView]:
@@ -385,4 +408,4 @@ def _views(connection: Connection, view: type[ViewT], query: Select[Any]) -> Seq
 
 
 def _view(view: type[ViewT], row: Row) -> ViewT:
-    return view(**{name: row[name] for name in view.model_fields})
+    return view(**{name: row[name] for name in view.model_fields if name in row})

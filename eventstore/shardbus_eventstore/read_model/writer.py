@@ -18,14 +18,16 @@ from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, TEXT
 
 from shardbus_eventstore.fold import Changes
 from shardbus_eventstore.read_model import rows
+from shardbus_eventstore.read_model.arrays import LATEST, Arrays, reading_arrays
 from shardbus_eventstore.read_model.rows import Row
 from shardbus_eventstore.read_model.tables import TABLES
 from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.tick_fold import Readings
 
 Column = tuple[Any, ...]
 """One column's values."""
 
-TableRows = Mapping[str, Sequence[Row]]
+TableRows = Mapping[str, Sequence[Row] | Arrays]
 """New rows by their table."""
 
 
@@ -34,8 +36,8 @@ def changed_rows(stream: str, state: FleetState, changes: Changes) -> TableRows:
     match stream:
         case "TELEMETRY":
             return {
-                # The current readings are the last of these.
-                "device_history": [rows.reading_row(record) for record in changes.readings],
+                # The current readings are the latest of these.
+                "device_history": reading_arrays(Readings.of(changes.readings)),
                 "node_heard": [rows.heard_row(state.node_heard[node]) for node in changes.node_heard],
                 "links": [rows.link_row(state.links[link]) for link in changes.links],
             }
@@ -69,13 +71,19 @@ def write(
     tables = tuple(name for name, some in new.items() if some or (name == "shards" and new["instances"]))
     values = {name: _text(value) for name, value in position.items()}
     for table in tables:
-        columns = _columns(table)
-        pick = itemgetter(*(name for name, _, _ in columns))
-        by_column = zip(*map(pick, new[table]), strict=True) if new[table] else [()] * len(columns)
-        for (name, _, as_array), column in zip(columns, by_column, strict=True):
-            values[f"{table}_{name}"] = as_array(column)
+        some = new[table]
+        arrays = some if isinstance(some, Arrays) else _arrays(table, some)
+        for name, array in arrays.items():
+            values[f"{table}_{name}"] = array
     answer = driver.execute(_statement(tables), values, prepare=True).fetchone()
     return answer is not None and answer[0] == 1
+
+
+def _arrays(table: str, some: Sequence[Row]) -> Arrays:
+    columns = _columns(table)
+    pick = itemgetter(*(name for name, _, _ in columns))
+    by_column = zip(*map(pick, some), strict=True) if some else [()] * len(columns)
+    return Arrays((name, as_array(column)) for (name, _, as_array), column in zip(columns, by_column, strict=True))
 
 
 _MOVE: Final = """
@@ -106,9 +114,7 @@ new_{table} AS MATERIALIZED (
 _CURRENT_READINGS: Final = """
 device_states_written AS (
     INSERT INTO device_states AS old ({columns})
-    SELECT DISTINCT ON (node_id, device_id) {columns}
-    FROM new_device_history
-    ORDER BY node_id, device_id, place DESC
+    SELECT {columns} FROM new_device_history WHERE latest ORDER BY place
     ON CONFLICT (node_id, device_id) DO {action}
 )"""
 
@@ -135,7 +141,11 @@ def _statement(tables: tuple[str, ...]) -> bytes:
     for table in tables:
         names = ", ".join(name for name, _, _ in _columns(table))
         arrays = ", ".join(f"%({table}_{name})s::{kind}[]" for name, kind, _ in _columns(table))
-        parts.append(_NEW_ROWS.format(table=table, arrays=arrays, names=names))
+        if table == "device_history":
+            arrays += f", %({table}_{LATEST})s::boolean[]"
+            parts.append(_NEW_ROWS.format(table=table, arrays=arrays, names=f"{names}, {LATEST}"))
+        else:
+            parts.append(_NEW_ROWS.format(table=table, arrays=arrays, names=names))
         parts.append(_insert(table, names))
         if table == "device_history":
             parts.append(_CURRENT_READINGS.format(columns=names, action=_action("device_states")))

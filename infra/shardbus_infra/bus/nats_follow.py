@@ -9,7 +9,7 @@ from shardbus_infra.bus.nats_connection import Connection
 from shardbus_infra.bus.nats_lookup import find, information
 from shardbus_infra.bus.nats_pull import Puller, Session
 from shardbus_infra.bus.port import Stored, StreamReplacedError, StreamShortenedError
-from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
+from shardbus_infra.bus.wire import Headers, delivery_of, moment
 
 _PULL_MESSAGES: Final = 2000
 """Two pulls of this size overlap: one arrives while the other is worked on."""
@@ -107,7 +107,7 @@ class _Follower:
             self._stream,
             sequence,
             subject.decode("utf-8", "replace"),
-            decode_headers(headers),
+            Headers(headers),
             payload,
             moment(nanoseconds),
         )

@@ -5,10 +5,12 @@ unusual one takes the careful way.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
+
+from typing_extensions import override
 
 from shardbus_infra.bus.port import ExpectedLast, MessageRefusedError, Outgoing
 
@@ -85,6 +87,39 @@ def decode_headers(block: bytes | None) -> dict[str, str]:
         if headers.keys() <= _known_names:
             return headers
     return _decode_carefully(block)
+
+
+class Headers(Mapping[str, str]):
+    """A header block, decoded when somebody looks into it: who reads much of one kind may know the block as it is."""
+
+    __slots__ = ("_decoded", "block")
+
+    def __init__(self, block: bytes | None) -> None:
+        self.block: bytes = block or b""
+        self._decoded: dict[str, str] | None = None
+
+    @property
+    def decoded(self) -> dict[str, str]:
+        """The headers as ``decode_headers`` reads them."""
+        if self._decoded is None:
+            self._decoded = decode_headers(self.block)
+        return self._decoded
+
+    @override
+    def __getitem__(self, name: str) -> str:
+        return self.decoded[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.decoded)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.decoded)
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self.decoded)
 
 
 def _may_need_stripping(block: bytes) -> bool:

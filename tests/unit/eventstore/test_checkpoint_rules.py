@@ -40,7 +40,7 @@ def test_another_stream_of_the_same_name_is_refused_with_a_remedy(info: StreamIn
         verify(CHECKPOINT, info, held)  # pyright: ignore[reportArgumentType] -- parametrised
     assert problem in str(refused.value)
     assert "the read model is at 7 of the stream made 2026-11-20T10:00:00+00:00" in str(refused.value)
-    assert "DELETE FROM shardbus.checkpoints WHERE projection = 'FLEET'" in str(refused.value)
+    assert "DELETE FROM shardbus.checkpoints WHERE stream = 'FLEET'" in str(refused.value)
 
 
 @pytest.mark.parametrize(
