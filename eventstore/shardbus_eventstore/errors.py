@@ -28,7 +28,7 @@ class HistoryLostError(EventStoreError):
 class PoisonError(EventStoreError):
     """A message did harm and is tried again, alone or among fewer, before it is parked."""
 
-    def __init__(self, reason: str, *, alone: bool) -> None:
+    def __init__(self, reason: str, *, alone: bool = True) -> None:
         super().__init__(reason)
         self.alone: bool = alone
         """Whether it is known which message it is."""

@@ -99,7 +99,7 @@ def test_what_the_fold_fails_on_is_tried_again_then_parked(
             _break_the_fold(broken)
             async with projector(bus, postgres_url):
                 await say(bus, ticks())
-                await until(lambda: letters(postgres_url), within=20, what="the poison to be parked")
+                await until(lambda: letters(postgres_url), within=60, what="the poison to be parked")
                 await caught_up(bus, postgres_url)
             live = await read_state(bus)
         state = await assert_read_model_is_the_fold(bus, postgres_url, without=[(TELEMETRY, POISON + 1)])
@@ -153,7 +153,7 @@ def test_a_row_that_postgres_refuses_is_found_and_parked(postgres_url: str) -> N
         await say(bus, introductions())
         await say(bus, ticks())
         async with projector(bus, postgres_url):
-            await until(lambda: letters(postgres_url), within=20, what="the poison to be parked")
+            await until(lambda: letters(postgres_url), within=60, what="the poison to be parked")
             await say(bus, ticks(100, 150))
             await caught_up(bus, postgres_url)
         await assert_read_model_is_the_fold(bus, postgres_url, without=[(TELEMETRY, POISON + 1)])
@@ -199,6 +199,7 @@ def deadly_projector(nats_url: str, postgres_url: str) -> Iterator["subprocess.P
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_message_that_kills_the_process_is_parked_unseen(nats_url: str, postgres_url: str) -> None:
     def joined(name: str) -> NodeJoined:
         return NodeJoined(node_id=name, boot_id="b", heartbeat_seconds=10)
@@ -213,7 +214,7 @@ def test_a_message_that_kills_the_process_is_parked_unseen(nats_url: str, postgr
                 with deadly_projector(nats_url, postgres_url) as process:
                     until_sync(
                         lambda: process.poll() is not None or positions(postgres_url).get(FLEET) == 41,
-                        within=20,
+                        within=60,
                         what="the projector to die, or to come through",
                     )
                     if process.poll() is None:
