@@ -3,7 +3,7 @@
 from typing import Any, Final, cast
 
 from psycopg import Connection as PsycopgConnection
-from psycopg.rows import namedtuple_row
+from psycopg.rows import tuple_row
 from shardbus_infra.bus.port import StreamInfo
 from sqlalchemy import Connection
 
@@ -22,10 +22,10 @@ def share(connection: Connection, info: StreamInfo, of: int) -> None:
     wanted = sorted(part.name for part in Part.all_of(info.name, of))
     driver = cast("PsycopgConnection[Any]", connection.connection.driver_connection)
     names: dict[str, object] = {"stream": info.name, "version": VERSION}
-    with driver.transaction(), driver.cursor(row_factory=namedtuple_row) as cursor:
+    with driver.transaction(), driver.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(_ONE_AT_A_TIME, names)
         found = cursor.execute(_FOUND, names).fetchall()
-        held = [row.projection for row in found]
+        held: list[str] = [row[0] for row in found]
         if sorted(held) == wanted:
             return
         if not held:
@@ -34,13 +34,13 @@ def share(connection: Connection, info: StreamInfo, of: int) -> None:
             return
         for projection in held:
             free = cursor.execute(_FREE, {"lock": lock_name(projection)}).fetchone()
-            if free is None or not free.free:
+            if free is None or not free[0]:
                 raise SharingError(
                     f"{info.name} is projected in {len(held)} by a projector that runs, and this one is told to do it "
                     f"in {of}: give all of them the same SHARDBUS_PROJECTOR_PARTITIONS, or stop the others first"
                 )
-        if len({(row.sequence, row.sequence_recorded_at, row.stream_created) for row in found}) > 1:
-            stand = ", ".join(f"{row.projection} at {row.sequence}" for row in found)
+        if len({row[1:] for row in found}) > 1:
+            stand = ", ".join(f"{row[0]} at {row[1]}" for row in found)
             raise SharingError(
                 f"{info.name} is projected in {len(held)}, and cannot go on in {of} from where its parts stand "
                 f"({stand}): start projectors with SHARDBUS_PROJECTOR_PARTITIONS={len(held)} and let them catch up, so "
