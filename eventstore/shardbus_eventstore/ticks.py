@@ -1,4 +1,4 @@
-"""A node's tick, read the short way: what agents usually send, at a sixth of the price of the careful way.
+"""A node's tick, read the short way: what agents usually send, at a quarter of the price of the careful way.
 
 The short way only ever says yes. It takes a message if it is written as this version's agents write, and everything
 about it is right; then what it gives is what the careful way (``intake.examine``) would give. Of any other message,
