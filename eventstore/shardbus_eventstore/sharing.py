@@ -3,7 +3,7 @@
 from typing import Any, Final, cast
 
 from psycopg import Connection as PsycopgConnection
-from psycopg.rows import namedtuple_row
+from psycopg.rows import tuple_row
 from shardbus_infra.bus.port import StreamInfo
 from sqlalchemy import Connection
 
@@ -22,10 +22,10 @@ def share(connection: Connection, info: StreamInfo, of: int) -> None:
     wanted = sorted(part.name for part in Part.all_of(info.name, of))
     driver = cast("PsycopgConnection[Any]", connection.connection.driver_connection)
     names: dict[str, object] = {"stream": info.name, "version": VERSION}
-    with driver.transaction(), driver.cursor(row_factory=namedtuple_row) as cursor:
+    with driver.transaction(), driver.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(_ONE_AT_A_TIME, names)
         found = cursor.execute(_FOUND, names).fetchall()
-        held = [row.projection for row in found]
+        held: list[str] = [row[0] for row in found]
         if sorted(held) == wanted:
             return
         if not held:
@@ -34,13 +34,13 @@ def share(connection: Connection, info: StreamInfo, of: int) -> None:
             return
         for projection in held:
             free = cursor.execute(_FREE, {"lock": lock_name(projection)}).fetchone()
-            if free is None or not free.free:
+            if free is None or not free[0]:
                 raise SharingError(
                     f"{info.name} is projected in {len(held)} by a projector that runs, and this one is told to do it "
                     f"in {of}: give all of them the same SHARDBUS_PROJECTOR_PARTITIONS, or stop the others first"
                 )
-        if len({(row.sequence, row.sequence_recorded_at, row.stream_created) for row in found}) > 1:
-            stand = ", ".join(f"{row.projection} at {row.sequence}" for row in found)
+        if len({row[1:] for row in found}) > 1:
+            stand = ", ".join(f"{row[0]} at {row[1]}" for row in found)
             raise SharingError(
                 f"{info.name} is projected in {len(held)}, and cannot go on in {of} from where its parts stand "
                 f"({stand}): start projectors with SHARDBUS_PROJECTOR_PARTITIONS={len(held)} and let them catch up, so "
@@ -67,15 +67,24 @@ WITH old AS (
     SELECT max(epoch) AS epoch, sum(folded) AS folded, sum(ignored) AS ignored, sum(rejected) AS rejected,
            sum(skipped) AS skipped
     FROM old
+), unread AS (
+    SELECT coalesce(jsonb_object_agg(kind, first), '{}') AS kinds
+    FROM (
+        SELECT kind, min(first::bigint) AS first FROM old, jsonb_each_text(unread) AS each (kind, first) GROUP BY kind
+    ) AS firsts
 )
 INSERT INTO checkpoints
 SELECT written.*
 FROM (SELECT * FROM old ORDER BY projection LIMIT 1) AS pattern,
      counted,
+     unread,
      unnest(%(wanted)s::text[]) WITH ORDINALITY AS new (name, place),
      jsonb_populate_record(NULL::checkpoints, to_jsonb(pattern) || jsonb_build_object(
          'projection', new.name,
          'epoch', counted.epoch + 1,
+         'attempts', 0,
+         'attempted_sequence', NULL,
+         'unread', unread.kinds,
          'folded', CASE new.place WHEN 1 THEN counted.folded ELSE 0 END,
          'ignored', CASE new.place WHEN 1 THEN counted.ignored ELSE 0 END,
          'rejected', CASE new.place WHEN 1 THEN counted.rejected ELSE 0 END,

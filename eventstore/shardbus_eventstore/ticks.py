@@ -1,4 +1,4 @@
-"""A node's tick, read the short way: what agents usually send, at a sixth of the price of the careful way.
+"""A node's tick, read the short way: what agents usually send, at a quarter of the price of the careful way.
 
 The short way only ever says yes. It takes a message if it is written as this version's agents write, and everything
 about it is right; then what it gives is what the careful way (``intake.examine``) would give. Of any other message,
@@ -8,7 +8,7 @@ also one that is merely unusual, it says nothing, and the careful way judges.
 import re
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -98,15 +98,16 @@ def tick_of(event: DeviceGPUStateUpdated) -> Tick:
 
 def reading_of(state: DeviceGPUState) -> Reading:
     """Return ``state`` as a tick holds it."""
-    values = {name: getattr(state, name) for name in DeviceGPUState.model_fields}
-    return Reading(**values | {"last_update": state.last_update.isoformat()})
+    values: dict[str, Any] = {name: getattr(state, name) for name in DeviceGPUState.model_fields}
+    values["last_update"] = state.last_update.isoformat()
+    return Reading(**values)
 
 
 def state_of(reading: Reading) -> DeviceGPUState:
     """Return what ``reading`` stands for."""
-    return DeviceGPUState(
-        **msgspec.structs.asdict(reading) | {"last_update": datetime.fromisoformat(reading.last_update)}
-    )
+    values: dict[str, Any] = msgspec.structs.asdict(reading)
+    values["last_update"] = datetime.fromisoformat(reading.last_update)
+    return DeviceGPUState(**values)
 
 
 _decode = msgspec.json.Decoder(Tick).decode

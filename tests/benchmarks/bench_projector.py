@@ -406,10 +406,9 @@ def main() -> None:
         servers = Servers(nats, postgres)
         for case in (*CASES, *RIVALS):
             # A whole number of turns of all nodes.
-            some = case.readings and int(case.readings * given.share) // (8 * NODES) * 8 * NODES
-            sys.stderr.write(
-                f"bench: {case.worker}, {some or f'{case.per_second}/s'}, {case.per_message} in a message\n"
-            )
+            some = case.readings and max(1, int(case.readings * given.share) // (8 * NODES)) * 8 * NODES
+            load = f"{case.per_second} readings/s" if case.per_second else f"a backlog of {some} readings"
+            sys.stderr.write(f"bench: {case.worker}, {load}, {case.per_message} in a message\n")
             shortened = replace(case, readings=some, rebuild_seconds=case.rebuild_seconds if given.share >= 1 else None)
             rows.append(asyncio.run(measure(servers, folder, shortened, given.seconds)))
     if given.json:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import nats
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeoutError
 from shardbus_eventstore.read_model.tables import DEVICE_HISTORY, TABLES
 from shardbus_schemas.events import DeviceGPUStateUpdated
 from sqlalchemy import Engine, create_engine
@@ -63,7 +62,7 @@ async def follow(nats_url: str, postgres_url: str, batch: int, log: Path) -> Non
         subscription = await client.jetstream().pull_subscribe("shardbus.v1.telemetry.*", durable="rival")
         while not stop.is_set():
             messages: list[Msg] = []
-            with suppress(NatsTimeoutError):
+            with suppress(TimeoutError):
                 messages = await subscription.fetch(batch, timeout=0.5)
             if not messages:
                 continue

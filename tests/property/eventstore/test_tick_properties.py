@@ -148,7 +148,9 @@ HEADER_EDITS: Sequence[Mapping[str, str | None]] = (
 @st.composite
 def _wild(draw: st.DrawFn, message: Stored) -> Stored:
     """Return a message with something unusual or wrong about it, or none."""
-    changed = draw(st.sampled_from(["nothing", "edited", "edited", "damaged", "headers", "subject", "early", "bare"]))
+    changed = draw(
+        st.sampled_from(["nothing", "edited", "edited", "damaged", "headers", "subject", "early", "bare", "used"])
+    )
     match changed:
         case "edited":
             message = replace(message, payload=draw(_edited(message.payload)))
@@ -163,6 +165,8 @@ def _wild(draw: st.DrawFn, message: Stored) -> Stored:
             )
         case "early":
             message = replace(message, recorded_at=message.recorded_at - timedelta(days=draw(st.integers(1, 1000))))
+        case "used":  # more than there is
+            message = replace(message, payload=message.payload.replace(b"17179869184", b"1"))
         case "bare":
             message = replace(message, headers={})
         case _:
