@@ -1,0 +1,59 @@
+"""``python -m chaos``: the fault suite in full; ``make chaos`` runs it."""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from chaos.plan import plan_of
+from chaos.report import failure, report, write
+from chaos.round import Outcome, play
+from chaos.stage import stage
+from support.server_folders import server_folder
+
+
+async def run(rounds: int, seed: int, keep: Path | None) -> list[Outcome]:
+    """Play the rounds; the folders of those that failed go to ``keep``."""
+    outcomes: list[Outcome] = []
+    with server_folder() as folder:
+        async with stage(folder) as servers:
+            for number in range(seed, seed + rounds):
+                place = folder / f"round-{number}"
+                outcome = await play(servers, plan_of(number), place)
+                outcomes.append(outcome)
+                _say_how_it_went(outcome)
+                if keep is not None and not outcome.verdict.passed:
+                    shutil.copytree(place, keep / place.name, dirs_exist_ok=True)
+                shutil.rmtree(place)
+    return outcomes
+
+
+def _say_how_it_went(outcome: Outcome) -> None:
+    word = "ok" if outcome.verdict.passed else "FAILED"
+    faults = ", ".join(outcome.faults) or "nothing"
+    sys.stderr.write(f"chaos: seed {outcome.plan.seed} {word} in {outcome.seconds:.1f} s: {faults}\n")
+    if not outcome.verdict.passed:
+        sys.stderr.write("\n".join(failure(outcome)) + "\n")
+
+
+def main() -> int:
+    """Return 0 if every promise was kept in every round."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
+    parser.add_argument("--report", type=Path, help="a markdown page whose last part is replaced by this run's")
+    parser.add_argument("--keep", type=Path, help="where the logs of failed rounds are kept")
+    options = parser.parse_args()
+    began = time.monotonic()
+    outcomes = asyncio.run(run(options.rounds, options.seed, options.keep))
+    section = report(outcomes, seed=options.seed, seconds=time.monotonic() - began)
+    sys.stdout.write(section)
+    if options.report:
+        write(options.report, section)
+    return 0 if all(outcome.verdict.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The processes of shardbus as a supervisor runs them: whoever ends is started again."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from shardbus_console.exits import Exit
+from support.command_line import COMMAND, environment
+
+_MOST_MEMORY: Final = 4 * 2**30
+"""Address space of each process, in bytes."""
+_LOOK_SECONDS: Final = 0.05
+_RESTART_SECONDS: Final = 0.2
+_TESTS: Final = Path(__file__).parent.parent
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child: ours with ``variables``, and with these tests to import from."""
+    ours = {name: value for name, value in environment(**variables).items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return ours | {"PYTHONPATH": os.pathsep.join([str(_TESTS), os.environ.get("PYTHONPATH", "")])}
+
+
+class Process:
+    """A child with a log. It is killed when the harness is done with it, whatever it does."""
+
+    def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.child = subprocess.Popen(
+                command,
+                env=environment_with(variables),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=log.parent,
+            )
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self.child.pid, resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or is stopped."""
+        return self.child.poll() is None
+
+    @property
+    def said(self) -> str:
+        """What it, and those before it with the same log, printed."""
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it is there."""
+        if self.alive:
+            self.child.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as ``kill -9`` does, and wait until it is gone."""
+        self.send(signal.SIGKILL)
+        self.child.wait()
+        if self.child.stdin:
+            with contextlib.suppress(OSError):
+                self.child.stdin.close()
+
+    async def stop(self, *, within: float) -> None:
+        """End it politely; by force if it does not."""
+        self.send(signal.SIGTERM)
+        deadline = time.monotonic() + within
+        while self.alive and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        self.kill()
+
+
+class Role:
+    """What is to run under one name: the process of now, and those before it."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
+        self.name = name
+        self.lives: int = 0
+        self.deaths: tuple[int, ...] = ()
+        """At which of its writes it kills itself, by life."""
+        self.variant: str | None = None
+        self.ends: list[str] = []
+        """How it ended by itself when it had no business to."""
+        self.wanted: bool = False
+        self.process: Process | None = None
+        self._arguments = arguments
+        self._log = log
+        self._variables = variables
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def said(self) -> str:
+        """What all its lives printed."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Begin a life, and see to it that another one follows each that ends by itself."""
+        self.wanted = True
+        self._begin()
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.create_task(self._keep())
+
+    def kill(self) -> None:
+        """Kill it, and leave it so until it is started."""
+        self.wanted = False
+        if self.process:
+            self.process.kill()
+
+    async def stop(self, *, within: float = 5) -> None:
+        """End it politely, and leave it so."""
+        self.wanted = False
+        if self.process:
+            await self.process.stop(within=within)
+
+    async def close(self) -> None:
+        """End it and whoever keeps it."""
+        self.kill()
+        if self._keeping:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    def _begin(self) -> None:
+        death = self.deaths[self.lives] if self.lives < len(self.deaths) else 0
+        self.lives += 1
+        variables = dict(self._variables)
+        command = [*COMMAND, *self._arguments]
+        if self.variant is not None:
+            command = [sys.executable, "-m", "chaos.variants", self.variant, str(death), *self._arguments]
+        self.process = Process(command, self._log, variables)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not self.wanted or self.process is None or self.process.alive:
+                continue
+            code = self.process.child.returncode
+            # A process that finds no server at its start ends, and its supervisor starts it again.
+            expected = code == Exit.UNREACHABLE or (code == -signal.SIGKILL and self.lives <= len(self.deaths))
+            if not expected:
+                lines = self.process.said.strip().splitlines()
+                self.ends.append(f"{self.name} ended by itself with {code}: {lines[-1] if lines else 'no word'}")
+            await asyncio.sleep(_RESTART_SECONDS)
+            if self.wanted:
+                self._begin()

@@ -1,0 +1,427 @@
+"""One round: processes are started, events flow, faults fall, everything heals, and then it is looked at."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from chaos.plan import Fault, Plan
+from chaos.processes import Process, Role
+from chaos.stage import Stage
+from chaos.verdict import Acknowledged, Evidence, Letter, Sample, Verdict, judge
+from shardbus_eventstore.checkpoint import Gap
+from shardbus_eventstore.intake import examine
+from shardbus_infra.bus.port import Bus, Stored, StreamInfo
+from shardbus_infra.bus.receive import receive
+from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
+from shardbus_schemas.events import DeadLettered
+from support.projecting import assert_read_model_is_the_fold
+from support.waiting import until
+
+_START_SECONDS: Final = 40
+_REST_SECONDS: Final = 60
+_SAMPLE_SECONDS: Final = 0.04
+_KEPT_BY_RETENTION: Final = 25
+_SLOWEST_BYTES_PER_SECOND: Final = 4_000
+
+FLEET_FILE: Final = """\
+nodes:
+  - {node_id: s0, devices: [{device_id: "cuda:0", name: NVIDIA GeForce RTX 3090, memory_used_bytes: 412e6}]}
+  - {node_id: s1, devices: [{device_id: "cuda:0", name: NVIDIA A100 80GB PCIe, memory_used_bytes: 600e6}]}
+default_link: {bandwidth_bytes_per_second: 118e6, latency_seconds: 0.0004}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A round, played."""
+
+    plan: Plan
+    verdict: Verdict
+    faults: Counter[str]
+    """What fell, by its name; what could not be done here is counted as skipped."""
+    published: int
+    retries: int
+    fenced: int
+    """How often a projector found that another one had taken over."""
+    gaps: int
+    catching_up_seconds: float
+    """From the heal until the read model had all that the streams held then."""
+    seconds: float
+
+
+async def play(stage: Stage, plan: Plan, folder: Path, *, variant: str | None = None) -> Outcome:
+    """Play a round on ``stage`` and judge it; what it wrote stays in ``folder``."""
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.txt").write_text(f"{plan}\n")
+    async with stage.fresh() as bus:
+        game = _Round(stage, bus, plan, folder, variant)
+        try:
+            return await game.play(began)
+        finally:
+            await game.close()
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What the harness saw and did."""
+
+    faults: Counter[str] = field(default_factory=Counter[str])
+    samples: list[Sample] = field(default_factory=list[Sample])
+    copied: dict[int, Stored] = field(default_factory=dict[int, Stored])
+    """Messages of ``TELEMETRY`` from before retention came."""
+    dropped: list[Gap] = field(default_factory=list[Gap])
+    trouble: list[str] = field(default_factory=list[str])
+
+
+class _Round:
+    def __init__(self, stage: Stage, bus: Bus, plan: Plan, folder: Path, variant: str | None) -> None:
+        self._stage = stage
+        self._bus = bus
+        self._plan = plan
+        self._folder = folder
+        self._notes = _Notes()
+        self._acks = folder / "acknowledged.jsonl"
+        fleet = folder / "fleet.yaml"
+        fleet.write_text(FLEET_FILE)
+        quick = {"SHARDBUS_LOG_LEVEL": "info", "SHARDBUS_DATA_DIR": str(folder)}
+        of_projector = quick | {
+            "SHARDBUS_NATS_URL": stage.nats_url("projector"),
+            "SHARDBUS_POSTGRES_URL": stage.proxied_postgres_url,
+            # Small, so that there is something between transactions to be killed in.
+            "SHARDBUS_PROJECTOR_MAX_BATCH": "50",
+        }
+        of_placer = quick | {"SHARDBUS_NATS_URL": stage.nats_url("placer"), "SHARDBUS_ACK_WAIT_SECONDS": "2"}
+        of_agent = quick | {
+            "SHARDBUS_NATS_URL": stage.nats_url("agent"),
+            "SHARDBUS_SAMPLE_INTERVAL_SECONDS": "0.2",
+            "SHARDBUS_HEARTBEAT_SECONDS": "0.5",
+        }
+        settings = {
+            "projector": (("projector",), of_projector),
+            "projector-2": (("projector",), of_projector),
+            "placer": (("placer",), of_placer),
+            "placer-2": (("placer",), of_placer),
+            "agent": (("agent", "--simulate", str(fleet), "--seed", str(plan.seed)), of_agent),
+        }
+        self._roles = {
+            name: Role(name, arguments, folder / f"{name}.log", variables)
+            for name, (arguments, variables) in settings.items()
+        }
+        producing = ("produce", stage.nats_url("producer"), str(plan.seed), str(self._acks))
+        self._producing = [sys.executable, "-m", "chaos.producer", *producing[1:]]
+        if variant == "nameless":
+            self._producing = [sys.executable, "-m", "chaos.variants", variant, "0", *producing]
+            self._roles["placer"].variant = self._roles["placer-2"].variant = variant
+        of_projectors = variant or ("unlocked" if plan.unlocked else "real" if plan.deaths else None)
+        for name in ("projector", "projector-2"):
+            self._roles[name].variant = of_projectors
+            self._roles[name].deaths = plan.deaths
+        self._producer: Process | None = None
+
+    async def close(self) -> None:
+        """End every process."""
+        for role in self._roles.values():
+            if role.process:
+                role.process.send(signal.SIGCONT)
+            await role.close()
+        if self._producer:
+            self._producer.kill()
+
+    async def play(self, began: float) -> Outcome:
+        sampling = asyncio.create_task(self._sample())
+        try:
+            await self._begin()
+            async with asyncio.TaskGroup() as falling:
+                for fault in self._plan.faults:
+                    falling.create_task(self._fall(fault))
+            await self._stage.heal()
+            catching_up = await self._come_to_rest()
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
+        evidence = await self._evidence()
+        lines = self._lines()
+        counts = next((line for line in reversed(lines) if "published" in line), {"published": 0})
+        said = self._roles["projector"].said + self._roles["projector-2"].said
+        return Outcome(
+            plan=self._plan,
+            verdict=judge(evidence),
+            faults=self._notes.faults,
+            published=counts["published"],
+            retries=counts.get("retries", 0),
+            fenced=said.count("this one wrote nothing since"),
+            gaps=len(evidence.gaps),
+            catching_up_seconds=catching_up,
+            seconds=time.monotonic() - began,
+        )
+
+    # --- before and after
+
+    async def _begin(self) -> None:
+        roles = self._roles
+        for name in ("projector", "placer", "agent", *(("projector-2",) if self._plan.twins else ())):
+            roles[name].start()
+        self._producer = Process(self._producing, self._folder / "producer.log", {})
+
+        def ready() -> bool:
+            self._require_producer()
+            working = "projecting TELEMETRY" in roles["projector"].said + roles["projector-2"].said
+            return working and "placer running" in roles["placer"].said and '"introduced"' in self._text()
+
+        await until(ready, within=_START_SECONDS, what=f"the processes; their logs are in {self._folder}")
+        assert self._producer.child.stdin is not None
+        self._producer.child.stdin.write(b"go\n")
+        self._producer.child.stdin.flush()
+
+    async def _come_to_rest(self) -> float:
+        """Return the seconds it took to catch up, once nobody has anything to do any more."""
+        healed = time.monotonic()
+        ends = await self._stage.ends()
+        for name in ("projector", "placer", "agent"):
+            if not self._roles[name].wanted:
+                self._roles[name].start()
+        await self._until(lambda: self._projected(ends), "the read model to catch up")
+        caught_up = time.monotonic() - healed
+        await self._until(self._producer_is_done, "the producer to be acknowledged")
+        await self._until(self._no_commands, "the commands to be answered")
+        await self._roles["agent"].stop()
+        await self._until(self._all_projected, "the read model to have everything")
+        for name in ("projector", "projector-2", "placer", "placer-2"):
+            await self._roles[name].stop(within=10)
+        await self._stage.no_sessions()
+        if not await self._all_projected():
+            self._notes.trouble.append("the read model had everything, and has not any more")
+        return caught_up
+
+    async def _until(self, condition: Any, what: str) -> None:
+        """Wait; what does not come about is trouble, and the round goes on to be judged."""
+        try:
+            await until(condition, within=_REST_SECONDS, what=what)
+        except AssertionError as error:
+            self._notes.trouble.append(str(error))
+
+    async def _projected(self, ends: Mapping[str, int]) -> bool:
+        reached = {name: sequence for name, sequence, _ in await self._checkpoints()}
+        # A server that was killed may have forgotten readings since: then less is everything.
+        now = await self._stage.ends()
+        return all(reached.get(name, 0) >= min(end, now[name]) for name, end in ends.items() if end)
+
+    async def _all_projected(self) -> bool:
+        reached = {name: sequence for name, sequence, _ in await self._checkpoints() if sequence}
+        return reached == {name: end for name, end in (await self._stage.ends()).items() if end}
+
+    async def _no_commands(self) -> bool:
+        return (await self._stage.insist("COMMANDS")).messages == 0
+
+    def _producer_is_done(self) -> bool:
+        self._require_producer()
+        assert self._producer is not None
+        return not self._producer.alive
+
+    def _require_producer(self) -> None:
+        assert self._producer is not None
+        code = self._producer.child.poll()
+        assert code in {None, 0}, f"the producer failed:\n{self._producer.said}"
+
+    async def _checkpoints(self) -> Sequence[tuple[str, int, int]]:
+        rows = await self._stage.ask("SELECT projection, sequence, epoch FROM shardbus.checkpoints")
+        return [(str(name), int(sequence), int(epoch)) for name, sequence, epoch in rows]
+
+    async def _sample(self) -> None:
+        """Write down what the checkpoints are, again and again."""
+        with (self._folder / "checkpoints.jsonl").open("a") as file:
+            while True:
+                with contextlib.suppress(Exception):  # the server is away for as long as the plan has it
+                    for name, sequence, epoch in await self._checkpoints():
+                        sample = Sample(name, sequence, epoch)
+                        self._notes.samples.append(sample)
+                        file.write(json.dumps([time.time(), name, sequence, epoch]) + "\n")
+                await asyncio.sleep(_SAMPLE_SECONDS)
+
+    # --- faults
+
+    async def _fall(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at)
+        if fault.kind == "full-disk" and self._stage.disk is None:
+            self._notes.faults[f"{fault.name} (skipped: no disk can be mounted here)"] += 1
+            return
+        self._notes.faults[fault.name] += 1
+        if fault.target in self._stage.links and fault.victim.startswith("link "):
+            await self._disturb(fault)
+        elif fault.kind == "zombie":
+            await self._make_zombie(fault)
+        elif fault.kind == "retention":
+            await self._overrun(fault)
+        elif fault.target in self._roles:
+            self._roles[fault.target].kill()
+            await asyncio.sleep(fault.seconds)
+            self._roles[fault.target].start()
+        else:
+            await self._take_server_away(fault)
+
+    async def _disturb(self, fault: Fault) -> None:
+        link = self._stage.links[fault.target]
+        match fault.kind:
+            case "cut":
+                link.cut_at = fault.share
+            case "half-close":
+                link.half_close("up" if fault.share < 0.5 else "down")
+            case "black-hole":
+                link.passing.clear()
+            case "deaf":
+                link.swallowed = "down"
+            case "delay":
+                link.delay_seconds = 0.02 + 0.1 * fault.share
+            case _:
+                link.bytes_per_second = _SLOWEST_BYTES_PER_SECOND * (1 + 9 * fault.share)
+        await asyncio.sleep(fault.seconds)
+        if fault.kind in {"cut", "half-close"} or (fault.kind == "black-hole" and fault.share < 0.5):
+            link.cut()  # whatever is left of it; a black hole may also just end
+        link.heal()
+
+    async def _take_server_away(self, fault: Fault) -> None:
+        server = self._stage.nats if fault.target == "nats" else self._stage.postgres
+        match fault.kind:
+            case "kill":
+                await asyncio.to_thread(server.kill)
+            case "stop":
+                await self._stage.stop_immediately()
+            case "freeze":
+                assert server.pid is not None
+                frozen = server.pid
+                _signal(frozen, signal.SIGSTOP)
+                await asyncio.sleep(fault.seconds)
+                _signal(frozen, signal.SIGCONT)
+                return
+            case _:
+                disk = self._stage.disk
+                assert disk is not None
+                await asyncio.to_thread(disk.fill)
+                await asyncio.sleep(fault.seconds)
+                disk.clear()
+                await asyncio.to_thread(server.start)  # one that cannot write its log ends itself
+                return
+        await asyncio.sleep(fault.seconds)
+        await asyncio.to_thread(server.start)
+
+    async def _make_zombie(self, fault: Fault) -> None:
+        """Stop a process in the middle of what it does, have another one take over, and let it go on."""
+        first, second = self._roles[fault.target], self._roles[f"{fault.target}-2"]
+        first.wanted = False
+        if first.process:
+            first.process.send(signal.SIGSTOP)
+        if fault.target == "projector" and not self._plan.unlocked:
+            # With its lock it holds the others up until Postgres, which hears nothing of it, ends its session.
+            await self._stage.no_sessions(end_them=True)
+        second.start()
+        await asyncio.sleep(fault.seconds)
+        if fault.target == "projector":
+            with contextlib.suppress(AssertionError):
+                await until(lambda: "projecting TELEMETRY" in second.said, within=5)
+        if first.process:
+            first.process.send(signal.SIGCONT)
+        await asyncio.sleep(0.3 + fault.share)
+        first.kill()
+        self._roles[fault.target], self._roles[f"{fault.target}-2"] = second, first
+
+    async def _overrun(self, fault: Fault) -> None:
+        """Have retention drop what a projector that is dead has not read."""
+        role, stage, notes = self._roles["projector"], self._stage, self._notes
+        role.kill()
+        stage.links["postgres"].cut()  # what it sent and nobody executed yet never arrives
+        await stage.no_sessions()
+        await asyncio.sleep(fault.seconds)
+        await stage.insist(TELEMETRY)
+        notes.copied |= {stored.sequence: stored for stored in await stage.whole(TELEMETRY)}
+        position = next((sequence for name, sequence, _ in await self._checkpoints() if name == TELEMETRY), 0)
+        await stage.keep_newest(TELEMETRY, _KEPT_BY_RETENTION)
+        info = await stage.insist(TELEMETRY)
+        if info.first_sequence > position + 1:
+            notes.dropped.append((position + 1, info.first_sequence - 1))
+        role.start()
+
+    # --- what is known afterwards
+
+    def _text(self) -> str:
+        return self._acks.read_text() if self._acks.exists() else ""
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._text().splitlines()]
+
+    async def _evidence(self) -> Evidence:
+        fleet, letters = await self._stage.whole(FLEET), await self._stage.whole(DEAD)
+        held = {stored.sequence: stored for stored in await self._stage.whole(TELEMETRY)}
+        telemetry = [stored for _, stored in sorted((self._notes.copied | held).items())]
+        unread = [seq for first, last in self._notes.dropped for seq in range(first, last + 1)]
+        read = [stored for stored in telemetry if stored.sequence not in set(unread)]
+        differences = await self._differences({FLEET: fleet, TELEMETRY: read, DEAD: letters})
+        gaps = await self._stage.ask("SELECT from_sequence, to_sequence FROM shardbus.gaps ORDER BY gap_id")
+        roles = self._roles.values()
+        return Evidence(
+            acknowledged=[
+                Acknowledged(line["id"], line["lane"], line["command_id"]) for line in self._lines() if "lane" in line
+            ],
+            fleet=fleet,
+            telemetry=telemetry,
+            nats_was_killed=self._plan.kills_nats,
+            samples=self._notes.samples,
+            gaps=[(int(first), int(last)) for first, last in gaps],
+            dropped=self._notes.dropped,
+            refused=_refused([*fleet, *read]),
+            letters=_letters(letters),
+            differences=differences,
+            trouble=[*self._notes.trouble, *(end for role in roles for end in role.ends), *_tracebacks(roles)],
+        )
+
+    async def _differences(self, streams: Mapping[str, Sequence[Stored]]) -> list[str]:
+        try:
+            await assert_read_model_is_the_fold(_Recorded(streams), self._stage.postgres_url)  # pyright: ignore[reportArgumentType] -- it reads
+        except AssertionError as error:
+            return [str(error).splitlines()[0] if str(error) else "past readings"]
+        return []
+
+
+class _Recorded:
+    """Streams as they were written down."""
+
+    def __init__(self, streams: Mapping[str, Sequence[Stored]]) -> None:
+        self._streams = streams
+
+    async def info(self, stream: str) -> StreamInfo:
+        """Return where it ends."""
+        messages = self._streams[stream]
+        first, last = (messages[0].sequence, messages[-1].sequence) if messages else (1, 0)
+        return StreamInfo(stream, datetime.now(UTC), first, last, len(messages), 0)
+
+    async def follow(self, stream: str) -> AsyncGenerator[Sequence[Stored]]:
+        """Yield all of it."""
+        yield self._streams[stream]
+
+
+def _refused(messages: Sequence[Stored]) -> list[Letter]:
+    return [(each.stored.stream, each.stored.sequence, each.stored.recorded_at) for each in examine(messages).rejected]
+
+
+def _letters(dead: Sequence[Stored]) -> list[Letter]:
+    found = [receive(stored).message for stored in dead]
+    return [(each.stream, each.sequence, each.recorded_at) for each in found if isinstance(each, DeadLettered)]
+
+
+def _tracebacks(roles: Any) -> list[str]:
+    return [f"{role.name} printed a traceback" for role in roles if "Traceback" in role.said]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
