@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from chaos.nursery import MOST_MEMORY, Nursery
 from shardbus_console.exits import Exit
 from support.command_line import COMMAND, environment
 
-_MOST_MEMORY: Final = 4 * 2**30
-"""Address space of each process, in bytes."""
 _LOOK_SECONDS: Final = 0.05
 _RESTART_SECONDS: Final = 0.2
 _TESTS: Final = Path(__file__).parent.parent
@@ -29,50 +28,64 @@ def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class Process:
-    """A child with a log. It is killed when the harness is done with it, whatever it does."""
+    """A process of a round, with a log: forked by a nursery, or without one started anew."""
 
-    def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        variables: Mapping[str, str],
+        *,
+        nursery: Nursery | None,
+        variant: str = "",
+        death: int = 0,
+    ) -> None:
         self.log = log
+        self._nursery = nursery
+        self._code: int | None = None
+        surroundings = environment_with(variables)
+        if nursery is not None:
+            self.pid = nursery.start(arguments, log, surroundings, variant, death)
+            return
+        command = [*COMMAND, *arguments]
+        if variant or arguments[0] == "produce":
+            command = [sys.executable, "-m", "chaos.variants", variant, str(death), *arguments]
         with log.open("ab") as output:
-            self.child = subprocess.Popen(
-                command,
-                env=environment_with(variables),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=log.parent,
+            self._child = subprocess.Popen(
+                command, env=surroundings, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=log.parent
             )
+        self.pid = self._child.pid
         with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(self.child.pid, resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+            resource.prlimit(self.pid, resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
 
     @property
-    def alive(self) -> bool:
-        """Whether it runs, or is stopped."""
-        return self.child.poll() is None
+    def code(self) -> int | None:
+        """How it ended; ``None`` while it runs, or is stopped."""
+        if self._code is None:
+            self._code = self._nursery.ended(self.pid) if self._nursery else self._child.poll()
+        return self._code
 
     @property
     def said(self) -> str:
         """What it, and those before it with the same log, printed."""
-        return self.log.read_text(errors="replace")
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it is there."""
-        if self.alive:
-            self.child.send_signal(number)
+        if self.code is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it as ``kill -9`` does, and wait until it is gone."""
         self.send(signal.SIGKILL)
-        self.child.wait()
-        if self.child.stdin:
-            with contextlib.suppress(OSError):
-                self.child.stdin.close()
+        while self.code is None:
+            time.sleep(0.001)
 
     async def stop(self, *, within: float) -> None:
         """End it politely; by force if it does not."""
         self.send(signal.SIGTERM)
         deadline = time.monotonic() + within
-        while self.alive and time.monotonic() < deadline:
+        while self.code is None and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         self.kill()
 
@@ -80,12 +93,15 @@ class Process:
 class Role:
     """What is to run under one name: the process of now, and those before it."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str], nursery: Nursery | None
+    ) -> None:
         self.name = name
+        self._nursery = nursery
         self.lives: int = 0
         self.deaths: tuple[int, ...] = ()
         """At which of its writes it kills itself, by life."""
-        self.variant: str | None = None
+        self.variant: str = ""
         self.ends: list[str] = []
         """How it ended by itself when it had no business to."""
         self.wanted: bool = False
@@ -129,18 +145,20 @@ class Role:
     def _begin(self) -> None:
         death = self.deaths[self.lives] if self.lives < len(self.deaths) else 0
         self.lives += 1
-        variables = dict(self._variables)
-        command = [*COMMAND, *self._arguments]
-        if self.variant is not None:
-            command = [sys.executable, "-m", "chaos.variants", self.variant, str(death), *self._arguments]
-        self.process = Process(command, self._log, variables)
+        self.process = Process(
+            self._arguments,
+            self._log,
+            self._variables,
+            nursery=self._nursery,
+            variant=self.variant,
+            death=death,
+        )
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not self.wanted or self.process is None or self.process.alive:
+            if not self.wanted or self.process is None or (code := self.process.code) is None:
                 continue
-            code = self.process.child.returncode
             # A process that finds no server at its start ends, and its supervisor starts it again.
             expected = code == Exit.UNREACHABLE or (code == -signal.SIGKILL and self.lives <= len(self.deaths))
             if not expected:

@@ -1,17 +1,18 @@
 """Says the words of a round, each until it is acknowledged, and writes down every acknowledgement.
 
-    python -m chaos.producer NATS_URL SEED FILE
+    python -m chaos.variants '' 0 produce NATS_URL SEED FILE
 
 A process of its own, outside the system: what it was promised is in FILE, a line of JSON each, before it says more. It
-introduces its nodes, waits for a line on stdin, and ends when all was acknowledged.
+introduces its nodes, waits until there is a FILE.go, and ends when all was acknowledged.
 """
 
 import asyncio
 import json
 import os
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from chaos.words import Word, words_of
@@ -70,7 +71,7 @@ class Producer:
         )
 
 
-async def produce(nats_url: str, seed: int, file: int) -> None:
+async def produce(nats_url: str, seed: int, path: Path) -> None:
     """Say all words of a round."""
     words = words_of(seed, datetime.now(UTC))
     while True:
@@ -79,23 +80,19 @@ async def produce(nats_url: str, seed: int, file: int) -> None:
             break
         except BusUnreachableError:
             await asyncio.sleep(_PAUSE_SECONDS)
-    producer = Producer(bus, file)
+    producer = Producer(bus, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     for word in words:
         if word.at < 0:
             await producer.say(word)
     producer.note(introduced=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    while not Path(f"{path}.go").exists():
+        await asyncio.sleep(0.01)
     await producer.say_in_time([word for word in words if word.at >= 0])
     producer.note(**producer.counts)
     await bus.close()
 
 
-def main() -> None:
-    """Read the arguments and produce."""
-    nats_url, seed, path = sys.argv[1:]
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    asyncio.run(produce(nats_url, int(seed), file))
-
-
-if __name__ == "__main__":
-    main()
+def main(arguments: Sequence[str]) -> None:
+    """Produce what the arguments say."""
+    nats_url, seed, path = arguments
+    asyncio.run(produce(nats_url, int(seed), Path(path)))

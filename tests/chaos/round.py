@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -107,23 +106,22 @@ class _Round:
             "SHARDBUS_SAMPLE_INTERVAL_SECONDS": "0.2",
             "SHARDBUS_HEARTBEAT_SECONDS": "0.5",
         }
+        of_agent |= {"SHARDBUS_SIMULATE": str(fleet), "SHARDBUS_SIMULATE_SEED": str(plan.seed)}
         settings = {
-            "projector": (("projector",), of_projector),
-            "projector-2": (("projector",), of_projector),
-            "placer": (("placer",), of_placer),
-            "placer-2": (("placer",), of_placer),
-            "agent": (("agent", "--simulate", str(fleet), "--seed", str(plan.seed)), of_agent),
+            "projector": ("projector", of_projector),
+            "projector-2": ("projector", of_projector),
+            "placer": ("placer", of_placer),
+            "placer-2": ("placer", of_placer),
+            "agent": ("agent", of_agent),
         }
         self._roles = {
-            name: Role(name, arguments, folder / f"{name}.log", variables)
-            for name, (arguments, variables) in settings.items()
+            name: Role(name, (command,), folder / f"{name}.log", variables, stage.nursery)
+            for name, (command, variables) in settings.items()
         }
-        producing = ("produce", stage.nats_url("producer"), str(plan.seed), str(self._acks))
-        self._producing = [sys.executable, "-m", "chaos.producer", *producing[1:]]
+        self._of_producer = ""
         if variant == "nameless":
-            self._producing = [sys.executable, "-m", "chaos.variants", variant, "0", *producing]
-            self._roles["placer"].variant = self._roles["placer-2"].variant = variant
-        of_projectors = variant or ("unlocked" if plan.unlocked else "real" if plan.deaths else None)
+            self._of_producer = self._roles["placer"].variant = self._roles["placer-2"].variant = variant
+        of_projectors = variant or ("unlocked" if plan.unlocked else "real" if plan.deaths else "")
         for name in ("projector", "projector-2"):
             self._roles[name].variant = of_projectors
             self._roles[name].deaths = plan.deaths
@@ -172,7 +170,13 @@ class _Round:
         roles = self._roles
         for name in ("projector", "placer", "agent", *(("projector-2",) if self._plan.twins else ())):
             roles[name].start()
-        self._producer = Process(self._producing, self._folder / "producer.log", {})
+        self._producer = Process(
+            ("produce", self._stage.nats_url("producer"), str(self._plan.seed), str(self._acks)),
+            self._folder / "producer.log",
+            {},
+            nursery=self._stage.nursery,
+            variant=self._of_producer,
+        )
 
         def ready() -> bool:
             self._require_producer()
@@ -180,9 +184,7 @@ class _Round:
             return working and "placer running" in roles["placer"].said and '"introduced"' in self._text()
 
         await until(ready, within=_START_SECONDS, what=f"the processes; their logs are in {self._folder}")
-        assert self._producer.child.stdin is not None
-        self._producer.child.stdin.write(b"go\n")
-        self._producer.child.stdin.flush()
+        Path(f"{self._acks}.go").touch()
 
     async def _come_to_rest(self) -> float:
         """Return the seconds it took to catch up, once nobody has anything to do any more."""
@@ -195,10 +197,9 @@ class _Round:
         caught_up = time.monotonic() - healed
         await self._until(self._producer_is_done, "the producer to be acknowledged")
         await self._until(self._no_commands, "the commands to be answered")
-        await self._roles["agent"].stop()
+        await asyncio.gather(*(self._roles[name].stop(within=10) for name in ("agent", "placer", "placer-2")))
         await self._until(self._all_projected, "the read model to have everything")
-        for name in ("projector", "projector-2", "placer", "placer-2"):
-            await self._roles[name].stop(within=10)
+        await asyncio.gather(*(self._roles[name].stop(within=10) for name in ("projector", "projector-2")))
         await self._stage.no_sessions()
         if not await self._all_projected():
             self._notes.trouble.append("the read model had everything, and has not any more")
@@ -227,12 +228,11 @@ class _Round:
     def _producer_is_done(self) -> bool:
         self._require_producer()
         assert self._producer is not None
-        return not self._producer.alive
+        return self._producer.code is not None
 
     def _require_producer(self) -> None:
         assert self._producer is not None
-        code = self._producer.child.poll()
-        assert code in {None, 0}, f"the producer failed:\n{self._producer.said}"
+        assert self._producer.code in {None, 0}, f"the producer failed:\n{self._producer.said}"
 
     async def _checkpoints(self) -> Sequence[tuple[str, int, int]]:
         rows = await self._stage.ask("SELECT projection, sequence, epoch FROM shardbus.checkpoints")

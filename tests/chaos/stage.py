@@ -11,7 +11,9 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 import pytest
+from chaos.nursery import Nursery
 from chaos.plan import LINKS
+from chaos.processes import environment_with
 from chaos.proxy import HOST, Link
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import BusError, Stored, StreamInfo
@@ -36,10 +38,13 @@ class Stage:
     Servers go on from round to round; streams and database are made anew.
     """
 
-    def __init__(self, nats: EmbeddedNats, postgres: EmbeddedPostgres, disk: SmallDisk | None) -> None:
+    def __init__(
+        self, nats: EmbeddedNats, postgres: EmbeddedPostgres, disk: SmallDisk | None, nursery: Nursery | None
+    ) -> None:
         self.nats = nats
         self.postgres = postgres
         self.disk = disk
+        self.nursery = nursery
         self.bus: NatsBus | None = None
         self.database: str = "postgres"
         self.links: dict[str, Link] = {
@@ -181,8 +186,11 @@ def _until_it_answers(ask: Callable[[], ResultT]) -> ResultT:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path, *, with_disk: bool = True) -> AsyncGenerator[Stage]:
-    """Start the servers in ``folder``; Postgres gets a small disk where this process may mount one."""
+async def stage(folder: Path, *, with_disk: bool = True, cold: bool = False) -> AsyncGenerator[Stage]:
+    """Start the servers in ``folder``; Postgres gets a small disk where this process may mount one.
+
+    ``cold`` starts each process of shardbus from nothing, by its command line.
+    """
     with contextlib.ExitStack() as stack:
         home, disk = folder / "postgres", None
         home.mkdir(mode=0o711)
@@ -191,7 +199,10 @@ async def stage(folder: Path, *, with_disk: bool = True) -> AsyncGenerator[Stage
                 disk = stack.enter_context(small_disk(home, megabytes=_DISK_MEGABYTES))
         nats = stack.enter_context(EmbeddedNats(folder / "nats"))
         postgres = stack.enter_context(EmbeddedPostgres(home / "server"))
-        made = Stage(nats, postgres, disk)
+        nursery = None if cold else Nursery(environment_with({}))
+        if nursery is not None:
+            stack.callback(nursery.close)
+        made = Stage(nats, postgres, disk, nursery)
         if disk:
             await made.administer("ALTER SYSTEM SET max_wal_size = '128MB'")
             await made.administer("SELECT pg_reload_conf()")

@@ -9,9 +9,11 @@ two halves where the variant has made two of one transaction, else at once after
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from chaos import producer
+from shardbus_console import agent_process
 from shardbus_console.main import main
 from shardbus_eventstore import projection
 from shardbus_eventstore.read_model import writer
@@ -106,15 +108,18 @@ VARIANTS: Final[Mapping[str, Callable[[Death], None]]] = {
 BROKEN: Final = ("acknowledges-before-commit", "checkpoints-apart", "unfenced", "nameless")
 
 
-if __name__ == "__main__":
-    variant, death, *arguments = sys.argv[1:]
+def play(variant: str, death: int, arguments: Sequence[str]) -> None:
+    """Become a process of the round, as ``variant``; an empty one is the program as it is."""
+    if variant:
+        VARIANTS[variant](Death(death))
     if arguments[0] == "produce":
-        from chaos import producer
-
-        VARIANTS[variant](Death(0))
-        sys.argv[1:] = arguments[1:]
-        producer.main()
+        producer.main(arguments[1:])
+    elif arguments[0] == "agent":
+        agent_process.main()  # what `shardbus agent` becomes; its arguments are in its environment
     else:
-        VARIANTS[variant](Death(int(death)))
-        sys.argv[1:] = arguments
+        sys.argv = ["shardbus", *arguments]
         main()
+
+
+if __name__ == "__main__":
+    play(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
