@@ -14,11 +14,11 @@ from chaos.stage import stage
 from support.server_folders import server_folder
 
 
-async def run(rounds: int, seed: int, keep: Path | None) -> list[Outcome]:
+async def run(rounds: int, seed: int, keep: Path | None, *, cold: bool) -> list[Outcome]:
     """Play the rounds; the folders of those that failed go to ``keep``."""
     outcomes: list[Outcome] = []
     with server_folder() as folder:
-        async with stage(folder) as servers:
+        async with stage(folder, cold=cold) as servers:
             for number in range(seed, seed + rounds):
                 place = folder / f"round-{number}"
                 outcome = await play(servers, plan_of(number), place)
@@ -45,9 +45,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first round; the others follow")
     parser.add_argument("--report", type=Path, help="a markdown page whose last part is replaced by this run's")
     parser.add_argument("--keep", type=Path, help="where the logs of failed rounds are kept")
+    parser.add_argument("--cold", action="store_true", help="start every process by its command line: slower")
     options = parser.parse_args()
     began = time.monotonic()
-    outcomes = asyncio.run(run(options.rounds, options.seed, options.keep))
+    outcomes = asyncio.run(run(options.rounds, options.seed, options.keep, cold=options.cold))
     section = report(outcomes, seed=options.seed, seconds=time.monotonic() - began)
     sys.stdout.write(section)
     if options.report:

@@ -97,6 +97,8 @@ class Plan:
 
     seed: int
     faults: tuple[Fault, ...]
+    seconds: float = SECONDS
+    """How long events flow."""
     unlocked: bool = False
     """Whether projectors run without their lock: then the fence alone keeps a zombie from writing."""
     deaths: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """Says the words of a round, each until it is acknowledged, and writes down every acknowledgement.
 
-    python -m chaos.variants '' 0 produce NATS_URL SEED FILE
+    python -m chaos.variants '' 0 produce NATS_URL SEED SECONDS FILE
 
 A process of its own, outside the system: what it was promised is in FILE, a line of JSON each, before it says more. It
 introduces its nodes, waits until there is a FILE.go, and ends when all was acknowledged.
@@ -71,9 +71,9 @@ class Producer:
         )
 
 
-async def produce(nats_url: str, seed: int, path: Path) -> None:
+async def produce(nats_url: str, seed: int, seconds: float, path: Path) -> None:
     """Say all words of a round."""
-    words = words_of(seed, datetime.now(UTC))
+    words = words_of(seed, datetime.now(UTC), seconds)
     while True:
         try:
             bus = await connect(nats_url, name="chaos producer")
@@ -94,5 +94,5 @@ async def produce(nats_url: str, seed: int, path: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Produce what the arguments say."""
-    nats_url, seed, path = arguments
-    asyncio.run(produce(nats_url, int(seed), Path(path)))
+    nats_url, seed, seconds, path = arguments
+    asyncio.run(produce(nats_url, int(seed), float(seconds), Path(path)))

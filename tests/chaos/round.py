@@ -167,11 +167,11 @@ class _Round:
     # --- before and after
 
     async def _begin(self) -> None:
-        roles = self._roles
-        for name in ("projector", "placer", "agent", *(("projector-2",) if self._plan.twins else ())):
+        roles, plan = self._roles, self._plan
+        for name in ("projector", "placer", "agent", *(("projector-2",) if plan.twins else ())):
             roles[name].start()
         self._producer = Process(
-            ("produce", self._stage.nats_url("producer"), str(self._plan.seed), str(self._acks)),
+            ("produce", self._stage.nats_url("producer"), str(plan.seed), str(plan.seconds), str(self._acks)),
             self._folder / "producer.log",
             {},
             nursery=self._stage.nursery,
@@ -370,7 +370,9 @@ class _Round:
         roles = self._roles.values()
         return Evidence(
             acknowledged=[
-                Acknowledged(line["id"], line["lane"], line["command_id"]) for line in self._lines() if "lane" in line
+                Acknowledged(line["id"], line["lane"], line["sequence"], line["command_id"])
+                for line in self._lines()
+                if "lane" in line
             ],
             fleet=fleet,
             telemetry=telemetry,

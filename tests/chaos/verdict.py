@@ -22,6 +22,7 @@ class Acknowledged:
 
     id: str
     lane: str
+    sequence: int
     command_id: str | None = None
 
 
@@ -41,7 +42,7 @@ class Evidence:
     acknowledged: Sequence[Acknowledged]
     fleet: Sequence[Stored]
     telemetry: Sequence[Stored]
-    """All that the stream held, also what retention dropped afterwards."""
+    """What the stream held, also what retention dropped after it was read."""
     nats_was_killed: bool = False
     samples: Sequence[Sample] = ()
     gaps: Sequence[Gap] = ()
@@ -66,7 +67,7 @@ class Verdict:
     lost: Sequence[str]
     doubled: Sequence[str]
     forgotten: int
-    """Telemetry that was acknowledged, and that a killed server does not hold."""
+    """Telemetry that was acknowledged, and that the server does not hold though retention left it alone."""
     problems: Sequence[str] = field(default=())
 
     @property
@@ -82,7 +83,11 @@ def judge(evidence: Evidence) -> Verdict:
     heard = {message.headers.get(ID) for message in evidence.telemetry}
     fleet = {each.id for each in evidence.acknowledged if each.lane == "fleet"}
     commands = {each.command_id for each in evidence.acknowledged if each.command_id}
-    forgotten = {each.id for each in evidence.acknowledged if each.lane == "telemetry"} - heard
+    forgotten = {
+        each.id
+        for each in evidence.acknowledged
+        if each.lane == "telemetry" and not any(low <= each.sequence <= high for low, high in evidence.dropped)
+    } - heard
     lost = [
         *(f"event {event_id}" for event_id in sorted(fleet - stored.keys())),
         *(f"answer to {command_id}" for command_id in sorted(commands - answers.keys())),

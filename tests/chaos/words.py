@@ -44,11 +44,15 @@ class Word:
     command_id: str | None = None
 
 
-def words_of(seed: int, began: datetime) -> Sequence[Word]:
+def words_of(seed: int, began: datetime, seconds: float = SECONDS) -> Sequence[Word]:
     """Return all that is said in the round of ``seed``, in the order of time."""
     draw = random.Random(f"shardbus chaos words {seed}")
     name = f"s{seed}"
-    said = [*_lifecycle(draw, name, began), *_telemetry(draw, name, began), *_commands(draw, name, began)]
+    said = [
+        *_lifecycle(draw, name, began, seconds),
+        *_telemetry(draw, name, began, seconds),
+        *_commands(draw, name, began, seconds),
+    ]
     return [*_introductions(name, began), *sorted(_said_again(draw, said), key=lambda word: word.at)]
 
 
@@ -60,8 +64,8 @@ def _introductions(name: str, began: datetime) -> Iterator[Word]:
             yield _word(f"{name}/{node}/{device}", -1, _registered(node, device, 0), began)
 
 
-def _lifecycle(draw: random.Random, name: str, began: datetime) -> Iterator[Word]:
-    for number in range(int(SECONDS * _LIFECYCLE_PER_SECOND)):
+def _lifecycle(draw: random.Random, name: str, began: datetime, seconds: float) -> Iterator[Word]:
+    for number in range(int(seconds * _LIFECYCLE_PER_SECOND)):
         node, device = draw.choice(NODES), draw.choice(DEVICES)
         message: FrozenModel
         match draw.randrange(8):
@@ -82,9 +86,9 @@ def _lifecycle(draw: random.Random, name: str, began: datetime) -> Iterator[Word
         yield _word(f"{name}/event-{number}", number / _LIFECYCLE_PER_SECOND, message, began + _jump(draw))
 
 
-def _telemetry(draw: random.Random, name: str, began: datetime) -> Iterator[Word]:
+def _telemetry(draw: random.Random, name: str, began: datetime, seconds: float) -> Iterator[Word]:
     ticks = {(node, boot): 0 for node in NODES for boot in BOOTS}
-    for number in range(int(SECONDS * _TICKS_PER_SECOND)):
+    for number in range(int(seconds * _TICKS_PER_SECOND)):
         node, at = draw.choice(NODES), number / _TICKS_PER_SECOND
         moment = began + timedelta(seconds=at) + _jump(draw)
         identity = f"{name}/reading-{number}"
@@ -111,10 +115,10 @@ def _telemetry(draw: random.Random, name: str, began: datetime) -> Iterator[Word
         yield _word(identity, at, update, moment)
 
 
-def _commands(draw: random.Random, name: str, began: datetime) -> Iterator[Word]:
+def _commands(draw: random.Random, name: str, began: datetime, seconds: float) -> Iterator[Word]:
     placed: list[str] = []
     for number in range(_COMMANDS):
-        at, command_id = draw.uniform(0, SECONDS), CommandId(f"{name}/command-{number}")
+        at, command_id = draw.uniform(0, seconds), CommandId(f"{name}/command-{number}")
         match draw.randrange(5):
             case 0 if placed:
                 instance = instance_id_of(MODEL, draw.choice(placed))
