@@ -2,8 +2,8 @@
 
     python -m chaos.nursery
 
-reads one JSON request a line from stdin and answers each with one line on stdout. What is started runs the same ``main``
-with the same arguments and environment as ``python -m shardbus_console``; only the imports are inherited.
+reads one JSON request a line from stdin and answers each with one line on stdout. What is started runs the same
+``main`` with the same arguments and environment as ``python -m shardbus_console``; only the imports are inherited.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ class Nursery:
         )
         self._turn = threading.Lock()
 
-    def start(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], variant: str, death: int) -> int:
+    def start(
+        self, arguments: Sequence[str], log: Path, environment: Mapping[str, str], variant: str, death: int
+    ) -> int:
         """Start a process and return its id."""
         asked = {
             "arguments": list(arguments),

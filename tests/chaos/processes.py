@@ -15,6 +15,7 @@ from typing import Final
 from chaos.nursery import MOST_MEMORY, Nursery
 from shardbus_console.exits import Exit
 from support.command_line import COMMAND, environment
+from support.waiting import until
 
 _LOOK_SECONDS: Final = 0.05
 _RESTART_SECONDS: Final = 0.2
@@ -84,9 +85,8 @@ class Process:
     async def stop(self, *, within: float) -> None:
         """End it politely; by force if it does not."""
         self.send(signal.SIGTERM)
-        deadline = time.monotonic() + within
-        while self.code is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(AssertionError):
+            await until(lambda: self.code is not None, within=within)
         self.kill()
 
 

@@ -18,10 +18,13 @@ from typing import Final
 from chaos.words import Word, words_of
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.port import Appended, AppendTimeoutError, BusUnreachableError
+from support.waiting import until
 
 _PATIENCE_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.05
 _AT_ONCE: Final = 64
+_WAITS_SECONDS: Final = 60
+"""For the others to start."""
 
 
 class Producer:
@@ -85,8 +88,7 @@ async def produce(nats_url: str, seed: int, seconds: float, path: Path) -> None:
         if word.at < 0:
             await producer.say(word)
     producer.note(introduced=True)
-    while not Path(f"{path}.go").exists():
-        await asyncio.sleep(0.01)
+    await until(Path(f"{path}.go").exists, within=_WAITS_SECONDS, what="the round to begin")
     await producer.say_in_time([word for word in words if word.at >= 0])
     producer.note(**producer.counts)
     await bus.close()

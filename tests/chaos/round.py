@@ -61,8 +61,6 @@ class Outcome:
 async def play(stage: Stage, plan: Plan, folder: Path, *, variant: str | None = None) -> Outcome:
     """Play a round on ``stage`` and judge it; what it wrote stays in ``folder``."""
     began = time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.txt").write_text(f"{plan}\n")
     async with stage.fresh() as bus:
         game = _Round(stage, bus, plan, folder, variant)
         try:
@@ -91,6 +89,9 @@ class _Round:
         self._folder = folder
         self._notes = _Notes()
         self._acks = folder / "acknowledged.jsonl"
+        self._go = folder / "acknowledged.jsonl.go"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "plan.txt").write_text(f"{plan}\n")
         fleet = folder / "fleet.yaml"
         fleet.write_text(FLEET_FILE)
         quick = {"SHARDBUS_LOG_LEVEL": "info", "SHARDBUS_DATA_DIR": str(folder)}
@@ -151,18 +152,22 @@ class _Round:
         evidence = await self._evidence()
         lines = self._lines()
         counts = next((line for line in reversed(lines) if "published" in line), {"published": 0})
-        said = self._roles["projector"].said + self._roles["projector-2"].said
         return Outcome(
             plan=self._plan,
             verdict=judge(evidence),
             faults=self._notes.faults,
             published=counts["published"],
             retries=counts.get("retries", 0),
-            fenced=said.count("this one wrote nothing since"),
+            fenced=self._fenced,
             gaps=len(evidence.gaps),
             catching_up_seconds=catching_up,
             seconds=time.monotonic() - began,
         )
+
+    @property
+    def _fenced(self) -> int:
+        said = self._roles["projector"].said + self._roles["projector-2"].said
+        return said.count("this one wrote nothing since")
 
     # --- before and after
 
@@ -184,7 +189,7 @@ class _Round:
             return working and "placer running" in roles["placer"].said and '"introduced"' in self._text()
 
         await until(ready, within=_START_SECONDS, what=f"the processes; their logs are in {self._folder}")
-        Path(f"{self._acks}.go").touch()
+        self._go.touch()
 
     async def _come_to_rest(self) -> float:
         """Return the seconds it took to catch up, once nobody has anything to do any more."""
@@ -329,8 +334,12 @@ class _Round:
         if fault.target == "projector":
             with contextlib.suppress(AssertionError):
                 await until(lambda: "projecting TELEMETRY" in second.said, within=5)
+        fenced = self._fenced
         if first.process:
             first.process.send(signal.SIGCONT)
+        if fault.target == "projector" and self._plan.unlocked:
+            # Nothing but the fence is between them now: one of the two has to meet it at its next batch.
+            await self._until(lambda: self._fenced > fenced, "one of two projectors to be fenced")
         await asyncio.sleep(0.3 + fault.share)
         first.kill()
         self._roles[fault.target], self._roles[f"{fault.target}-2"] = second, first

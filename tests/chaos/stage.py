@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,6 +24,7 @@ from shardbus_infra.embedded.postgres import EmbeddedPostgres
 from sqlalchemy import make_url
 from support.projecting import whole_stream
 from support.small_disk import SmallDisk, small_disk
+from support.waiting import until
 
 _DISK_MEGABYTES: Final = 700
 _PAUSE_SECONDS: Final = 0.03
@@ -68,7 +69,7 @@ class Stage:
         return url.render_as_string(hide_password=False)
 
     @contextlib.asynccontextmanager
-    async def fresh(self) -> AsyncIterator[NatsBus]:
+    async def fresh(self) -> AsyncGenerator[NatsBus]:
         """Yield a way past the proxies to NATS, with empty streams, beside an empty database."""
         self._rounds += 1
         name = f"round_{self._rounds}"
@@ -143,22 +144,23 @@ class Stage:
 
     async def no_sessions(self, *, end_them: bool = False) -> None:
         """Return when no projector is connected to the database any more: nothing it sent can take effect now."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
         theirs = f"datname = '{self.database}' AND application_name = 'shardbus projector'"
         counted = "pg_terminate_backend(pid)" if end_them else "1"
-        while await self.ask(f"SELECT {counted} FROM pg_stat_activity WHERE {theirs}"):
-            assert time.monotonic() < deadline, "sessions of a projector that is dead do not end"
-            await asyncio.sleep(_PAUSE_SECONDS)
+
+        async def none() -> bool:
+            return not await self.ask(f"SELECT {counted} FROM pg_stat_activity WHERE {theirs}")
+
+        await until(none, within=_PATIENCE_SECONDS, what="the sessions of a projector that is dead to end")
 
     async def stop_immediately(self) -> None:
         """Have Postgres end at once, as its immediate stop does: no checkpoint, recovery at the next start."""
-        process, deadline = self.postgres, time.monotonic() + 10
-        if process.pid:
+        server = self.postgres
+        if server.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGQUIT)
-        while process.pid and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(process.stop)
+                os.kill(server.pid, signal.SIGQUIT)
+        with contextlib.suppress(AssertionError):  # then it is killed
+            await until(lambda: server.pid is None, within=10)
+        await asyncio.to_thread(server.stop)
 
     @staticmethod
     def _ask(url: str, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -104,9 +104,7 @@ def _telemetry(draw: random.Random, name: str, began: datetime, seconds: float) 
         boot = draw.choices(BOOTS, weights=(3, 1))[0]
         ticks[node, boot] += 1
         states = tuple(
-            DeviceGPUState(
-                node_id=node, device_id=device, memory_used_bytes=draw.randrange(2**34), last_update=moment
-            )
+            DeviceGPUState(node_id=node, device_id=device, memory_used_bytes=draw.randrange(2**34), last_update=moment)
             for device in draw.sample(DEVICES, draw.randint(0, len(DEVICES)))
         )
         update = events.DeviceGPUStateUpdated(
