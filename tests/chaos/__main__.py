@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,9 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the logs of failed rounds are kept")
     parser.add_argument("--cold", action="store_true", help="start every process by its command line: slower")
     options = parser.parse_args()
+    # Also where a shell in the background took the interrupt away: servers and mounts are not left behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     outcomes = asyncio.run(run(options.rounds, options.seed, options.keep, cold=options.cold))
     section = report(outcomes, seed=options.seed, seconds=time.monotonic() - began)
