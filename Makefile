@@ -4,11 +4,13 @@ BIN := .venv/bin
 # Each worker runs its own NATS and Postgres; two suit a small machine.
 PYTEST_WORKERS ?= 2
 PYTEST ?=
-# Of `make chaos`: how many rounds, the first one's seed, the page that gets the figures, where to keep failed rounds.
+# Of `make chaos`: how many rounds, the first one's seed, the page that gets the figures, where to keep failed rounds;
+# COLD=1 starts every process by its command line.
 ROUNDS ?= 200
 SEED ?= 1
 REPORT ?=
 KEEP ?=
+COLD ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos check format bench docs schemas lock clean
@@ -27,7 +29,7 @@ test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBU
 
 chaos: .venv/.stamp-dev ## Play rounds of faults on real servers (ROUNDS=200 SEED=1 REPORT=docs/chaos.md KEEP=folder)
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) \
-		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP))
+		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP)) $(if $(COLD),--cold)
 
 check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, generated files
 	$(BIN)/ruff format --check .

@@ -15,19 +15,18 @@ from chaos.stage import stage
 from support.server_folders import server_folder
 
 
-async def run(rounds: int, seed: int, keep: Path | None, *, cold: bool) -> list[Outcome]:
+def run(rounds: int, seed: int, keep: Path | None, *, cold: bool) -> list[Outcome]:
     """Play the rounds; the folders of those that failed go to ``keep``."""
     outcomes: list[Outcome] = []
-    with server_folder() as folder:
-        async with stage(folder, cold=cold) as servers:
-            for number in range(seed, seed + rounds):
-                place = folder / f"round-{number}"
-                outcome = await play(servers, plan_of(number), place)
-                outcomes.append(outcome)
-                _say_how_it_went(outcome)
-                if keep is not None and not outcome.verdict.passed:
-                    shutil.copytree(place, keep / place.name, dirs_exist_ok=True)
-                shutil.rmtree(place)
+    with server_folder() as folder, stage(folder, cold=cold) as servers:
+        for number in range(seed, seed + rounds):
+            place = folder / f"round-{number}"
+            outcome = asyncio.run(play(servers, plan_of(number), place))
+            outcomes.append(outcome)
+            _say_how_it_went(outcome)
+            if keep is not None and not outcome.verdict.passed:
+                shutil.copytree(place, keep / place.name, dirs_exist_ok=True)
+            shutil.rmtree(place)
     return outcomes
 
 
@@ -52,7 +51,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
-    outcomes = asyncio.run(run(options.rounds, options.seed, options.keep, cold=options.cold))
+    outcomes = run(options.rounds, options.seed, options.keep, cold=options.cold)
     section = report(outcomes, seed=options.seed, seconds=time.monotonic() - began)
     sys.stdout.write(section)
     if options.report:

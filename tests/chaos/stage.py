@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -136,11 +136,11 @@ class Stage:
 
     async def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return what the round's database answers, as soon as it does; nothing if there is no such table yet."""
-        return await asyncio.to_thread(self._ask, self.postgres_url, query, values)
+        return await asyncio.to_thread(_ask, self.postgres_url, query, values)
 
     async def administer(self, statement: str) -> None:
         """Do something to the server, as soon as it answers."""
-        await asyncio.to_thread(self._ask, self.postgres.url, statement, ())
+        await asyncio.to_thread(_ask, self.postgres.url, statement)
 
     async def no_sessions(self, *, end_them: bool = False) -> None:
         """Return when no projector is connected to the database any more: nothing it sent can take effect now."""
@@ -162,18 +162,19 @@ class Stage:
             await until(lambda: server.pid is None, within=10)
         await asyncio.to_thread(server.stop)
 
-    @staticmethod
-    def _ask(url: str, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        def ask() -> list[tuple[Any, ...]]:
-            address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-            with psycopg.connect(address, autocommit=True, connect_timeout=5, application_name="chaos") as connection:
-                try:
-                    cursor = connection.execute(query, values or None)  # pyright: ignore[reportArgumentType] -- ours
-                except psycopg.errors.UndefinedTable:
-                    return []
-                return cursor.fetchall() if cursor.description else []
 
-        return _until_it_answers(ask)
+def _ask(url: str, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def ask() -> list[tuple[Any, ...]]:
+        with psycopg.connect(address, autocommit=True, connect_timeout=5, application_name="chaos") as connection:
+            try:
+                cursor = connection.execute(query, values or None)  # pyright: ignore[reportArgumentType] -- our own
+            except psycopg.errors.UndefinedTable:
+                return []
+            return cursor.fetchall() if cursor.description else []
+
+    return _until_it_answers(ask)
 
 
 def _until_it_answers(ask: Callable[[], ResultT]) -> ResultT:
@@ -187,8 +188,8 @@ def _until_it_answers(ask: Callable[[], ResultT]) -> ResultT:
             time.sleep(_PAUSE_SECONDS)
 
 
-@contextlib.asynccontextmanager
-async def stage(folder: Path, *, with_disk: bool = True, cold: bool = False) -> AsyncGenerator[Stage]:
+@contextlib.contextmanager
+def stage(folder: Path, *, cold: bool = False) -> Generator[Stage]:
     """Start the servers in ``folder``; Postgres gets a small disk where this process may mount one.
 
     ``cold`` starts each process of shardbus from nothing, by its command line.
@@ -196,16 +197,14 @@ async def stage(folder: Path, *, with_disk: bool = True, cold: bool = False) -> 
     with contextlib.ExitStack() as stack:
         home, disk = folder / "postgres", None
         home.mkdir(mode=0o711)
-        if with_disk:
-            with contextlib.suppress(pytest.skip.Exception):
-                disk = stack.enter_context(small_disk(home, megabytes=_DISK_MEGABYTES))
+        with contextlib.suppress(pytest.skip.Exception):
+            disk = stack.enter_context(small_disk(home, megabytes=_DISK_MEGABYTES))
         nats = stack.enter_context(EmbeddedNats(folder / "nats"))
         postgres = stack.enter_context(EmbeddedPostgres(home / "server"))
         nursery = None if cold else Nursery(environment_with({}))
         if nursery is not None:
             stack.callback(nursery.close)
-        made = Stage(nats, postgres, disk, nursery)
         if disk:
-            await made.administer("ALTER SYSTEM SET max_wal_size = '128MB'")
-            await made.administer("SELECT pg_reload_conf()")
-        yield made
+            for statement in ("ALTER SYSTEM SET max_wal_size = '128MB'", "SELECT pg_reload_conf()"):
+                _ask(postgres.url, statement)
+        yield Stage(nats, postgres, disk, nursery)

@@ -1,32 +1,36 @@
 """The fault suite in its short form, and its teeth. ``make chaos`` plays hundreds of rounds."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chaos.plan import Plan, plan_of
 from chaos.report import failure
 from chaos.round import Outcome, play
-from chaos.stage import stage
+from chaos.stage import Stage, stage
 from chaos.targets import ALL_AT_ONCE, TARGETS
 from chaos.variants import BROKEN
+from support.server_folders import server_folder
 
-pytestmark = [pytest.mark.connected, pytest.mark.slow]
+pytestmark = [pytest.mark.connected, pytest.mark.slow, pytest.mark.timeout(300)]
 
 SEEDS = (19, 5, 9)
 """Kills of both servers, a black hole, retention, and a zombie that only the fence keeps from writing."""
 
 
-async def played(folder: Path, *rounds: tuple[Plan, str]) -> list[Outcome]:
-    async with stage(folder) as servers:
-        return [
-            await play(servers, plan, folder / f"round-{number}", variant=variant)
-            for number, (plan, variant) in enumerate(rounds)
-        ]
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Stage]:
+    with server_folder() as folder, stage(folder) as made:
+        yield made
 
 
-def test_nothing_is_lost_and_nothing_doubled_whatever_fails(folder_for_servers: Path) -> None:
-    outcomes = asyncio.run(played(folder_for_servers, *((plan_of(seed), "") for seed in SEEDS)))
+def played(servers: Stage, plan: Plan, folder: Path, variant: str = "") -> Outcome:
+    return asyncio.run(play(servers, plan, folder / (variant or "round"), variant=variant))
+
+
+def test_nothing_is_lost_and_nothing_doubled_whatever_fails(servers: Stage, tmp_path: Path) -> None:
+    outcomes = [played(servers, plan_of(seed), tmp_path / str(seed)) for seed in SEEDS]
     assert not [line for outcome in outcomes if not outcome.verdict.passed for line in failure(outcome)]
     assert all(outcome.verdict.acknowledged == outcome.published > 300 for outcome in outcomes)
     kinds = {name for outcome in outcomes for name in outcome.faults}
@@ -35,14 +39,16 @@ def test_nothing_is_lost_and_nothing_doubled_whatever_fails(folder_for_servers: 
     assert sum(outcome.fenced for outcome in outcomes) >= 1, "a zombie was fenced"
 
 
-def test_what_is_broken_on_purpose_is_found_out_and_the_real_one_is_not(folder_for_servers: Path) -> None:
-    *broken, real = asyncio.run(
-        played(folder_for_servers, *((TARGETS[variant], variant) for variant in BROKEN), (ALL_AT_ONCE, "real"))
-    )
-    found = dict(zip(BROKEN, broken, strict=True))
-    for variant in ("acknowledges-before-commit", "checkpoints-apart", "unfenced"):
-        assert any("is not the fold" in problem for problem in found[variant].verdict.problems), variant
-    assert found["nameless"].verdict.doubled
-    assert not real.verdict.doubled
-    assert real.verdict.passed, failure(real)
-    assert real.retries > 0, "acknowledgements were lost"
+@pytest.mark.parametrize("variant", BROKEN)
+def test_what_is_broken_on_purpose_is_found_out(servers: Stage, tmp_path: Path, variant: str) -> None:
+    verdict = played(servers, TARGETS[variant], tmp_path, variant).verdict
+    if variant == "nameless":
+        assert verdict.doubled
+    else:
+        assert [problem for problem in verdict.problems if "is not the fold" in problem]
+
+
+def test_the_real_one_stands_all_that_the_broken_ones_fell_over(servers: Stage, tmp_path: Path) -> None:
+    outcome = played(servers, ALL_AT_ONCE, tmp_path, "real")
+    assert outcome.verdict.passed, failure(outcome)
+    assert outcome.retries > 0, "acknowledgements were lost"
