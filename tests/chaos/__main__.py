@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import shutil
 import signal
 import sys
@@ -16,9 +17,9 @@ from support.server_folders import server_folder
 
 
 def run(rounds: int, seed: int, keep: Path | None, *, cold: bool) -> list[Outcome]:
-    """Play the rounds; the folders of those that failed go to ``keep``."""
+    """Play the rounds, or those that fit in before an interrupt; the folders of those that failed go to ``keep``."""
     outcomes: list[Outcome] = []
-    with server_folder() as folder, stage(folder, cold=cold) as servers:
+    with contextlib.suppress(KeyboardInterrupt), server_folder() as folder, stage(folder, cold=cold) as servers:
         for number in range(seed, seed + rounds):
             place = folder / f"round-{number}"
             outcome = asyncio.run(play(servers, plan_of(number), place))
