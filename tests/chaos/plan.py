@@ -80,7 +80,12 @@ class Fault:
     @property
     def victim(self) -> str:
         """What can suffer one thing at a time only."""
-        return f"link {self.target}" if self.kind in _OF_LINKS else self.target
+        return f"link {self.target}" if self.is_of_a_link else self.target
+
+    @property
+    def is_of_a_link(self) -> bool:
+        """Whether the target is a link: some have the name of the process that uses them."""
+        return self.kind in _OF_LINKS
 
     @property
     def name(self) -> str:

@@ -110,6 +110,7 @@ class Role:
         self._log = log
         self._variables = variables
         self._keeping: asyncio.Task[None] | None = None
+        self._said_before = 0
 
     @property
     def said(self) -> str:
@@ -145,6 +146,7 @@ class Role:
     def _begin(self) -> None:
         death = self.deaths[self.lives] if self.lives < len(self.deaths) else 0
         self.lives += 1
+        self._said_before = len(self.said)
         self.process = Process(
             self._arguments,
             self._log,
@@ -157,13 +159,16 @@ class Role:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not self.wanted or self.process is None or (code := self.process.code) is None:
+            ended = self.process
+            if not self.wanted or ended is None or (code := ended.code) is None:
                 continue
-            # A process that finds no server at its start ends, and its supervisor starts it again.
-            expected = code == Exit.UNREACHABLE or (code == -signal.SIGKILL and self.lives <= len(self.deaths))
+            # A process that finds no server at its start ends, and its supervisor starts it again; later it waits.
+            started = "running on" in self.said[self._said_before :]
+            no_server = code == Exit.UNREACHABLE and not started
+            expected = no_server or (code == -signal.SIGKILL and self.lives <= len(self.deaths))
             if not expected:
-                lines = self.process.said.strip().splitlines()
+                lines = ended.said.strip().splitlines()
                 self.ends.append(f"{self.name} ended by itself with {code}: {lines[-1] if lines else 'no word'}")
             await asyncio.sleep(_RESTART_SECONDS)
-            if self.wanted:
+            if self.wanted and self.process is ended:  # nobody started it meanwhile
                 self._begin()

@@ -65,6 +65,8 @@ async def play(stage: Stage, plan: Plan, folder: Path, *, variant: str | None = 
         game = _Round(stage, bus, plan, folder, variant)
         try:
             return await game.play(began)
+        except Exception as error:  # noqa: BLE001 - one round that cannot be judged must not hide the others
+            return game.broken_off(began, error)
         finally:
             await game.close()
 
@@ -100,6 +102,7 @@ class _Round:
             "SHARDBUS_POSTGRES_URL": stage.proxied_postgres_url,
             # Small, so that there is something between transactions to be killed in.
             "SHARDBUS_PROJECTOR_MAX_BATCH": "50",
+            "SHARDBUS_POSTGRES_WAIT_SECONDS": "30",
         }
         of_placer = quick | {"SHARDBUS_NATS_URL": stage.nats_url("placer"), "SHARDBUS_ACK_WAIT_SECONDS": "2"}
         of_agent = quick | {
@@ -161,6 +164,21 @@ class _Round:
             fenced=self._fenced,
             gaps=len(evidence.gaps),
             catching_up_seconds=catching_up,
+            seconds=time.monotonic() - began,
+        )
+
+    def broken_off(self, began: float, error: Exception) -> Outcome:
+        """Return the outcome of a round that could not be played to its end: it has failed."""
+        causes = "; ".join(map(repr, error.exceptions if isinstance(error, ExceptionGroup) else (error,)))
+        return Outcome(
+            plan=self._plan,
+            verdict=Verdict(0, [], [], 0, [f"the round broke off: {causes}"]),
+            faults=self._notes.faults,
+            published=0,
+            retries=0,
+            fenced=self._fenced,
+            gaps=0,
+            catching_up_seconds=0,
             seconds=time.monotonic() - began,
         )
 
@@ -262,7 +280,7 @@ class _Round:
             self._notes.faults[f"{fault.name} (skipped: no disk can be mounted here)"] += 1
             return
         self._notes.faults[fault.name] += 1
-        if fault.target in self._stage.links and fault.victim.startswith("link "):
+        if fault.is_of_a_link:
             await self._disturb(fault)
         elif fault.kind == "zombie":
             await self._make_zombie(fault)
