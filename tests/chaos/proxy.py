@@ -104,8 +104,10 @@ class _Through:
         ]
         cut = asyncio.create_task(self._cut.wait())
         try:
-            both = asyncio.gather(*pumps, return_exceptions=True)
+            both = asyncio.gather(*pumps)  # an error of ours must not leave a connection half alive
             await asyncio.wait({both, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if both.done():
+                both.result()
         finally:
             for task in (*pumps, cut):
                 task.cancel()

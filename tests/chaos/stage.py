@@ -48,9 +48,7 @@ class Stage:
         self.nursery = nursery
         self.bus: NatsBus | None = None
         self.database: str = "postgres"
-        self.links: dict[str, Link] = {
-            name: Link(lambda: postgres.port) if name == "postgres" else Link(lambda: nats.port) for name in LINKS
-        }
+        self.links: dict[str, Link] = {}
         self._rounds = 0
 
     def nats_url(self, link: str) -> str:
@@ -80,6 +78,11 @@ class Stage:
             if await self.bus.stream_config(spec.name) is not None:
                 await self.bus.delete_stream(spec.name)
         await reconcile(self.bus)
+        # Made anew with each round: what waits in them belongs to the round's event loop.
+        self.links = {
+            name: Link(lambda: self.postgres.port) if name == "postgres" else Link(lambda: self.nats.port)
+            for name in LINKS
+        }
         for link in self.links.values():
             await link.open()
         try:
