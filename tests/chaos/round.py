@@ -3,21 +3,20 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from chaos.plan import Fault, Plan
+from chaos.faults import Faults, Notes
+from chaos.plan import Plan
 from chaos.processes import Process, Role
 from chaos.stage import Stage
 from chaos.verdict import Acknowledged, Evidence, Letter, Sample, Verdict, judge
-from shardbus_eventstore.checkpoint import Gap
 from shardbus_eventstore.intake import examine
 from shardbus_infra.bus.port import Bus, Stored, StreamInfo
 from shardbus_infra.bus.receive import receive
@@ -71,25 +70,13 @@ async def play(stage: Stage, plan: Plan, folder: Path, *, variant: str | None = 
             await game.close()
 
 
-@dataclass(slots=True)
-class _Notes:
-    """What the harness saw and did."""
-
-    faults: Counter[str] = field(default_factory=Counter[str])
-    samples: list[Sample] = field(default_factory=list[Sample])
-    copied: dict[int, Stored] = field(default_factory=dict[int, Stored])
-    """Messages of ``TELEMETRY`` from before retention came."""
-    dropped: list[Gap] = field(default_factory=list[Gap])
-    trouble: list[str] = field(default_factory=list[str])
-
-
 class _Round:
     def __init__(self, stage: Stage, bus: Bus, plan: Plan, folder: Path, variant: str | None) -> None:
         self._stage = stage
         self._bus = bus
         self._plan = plan
         self._folder = folder
-        self._notes = _Notes()
+        self._notes = Notes()
         self._acks = folder / "acknowledged.jsonl"
         self._go = folder / "acknowledged.jsonl.go"
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +116,7 @@ class _Round:
         for name in ("projector", "projector-2"):
             self._roles[name].variant = of_projectors
             self._roles[name].deaths = plan.deaths
+        self._faults = Faults(stage, plan, self._roles, self._notes)
         self._producer: Process | None = None
 
     async def close(self) -> None:
@@ -146,7 +134,7 @@ class _Round:
             await self._begin()
             async with asyncio.TaskGroup() as falling:
                 for fault in self._plan.faults:
-                    falling.create_task(self._fall(fault))
+                    falling.create_task(self._faults.fall(fault))
             await self._stage.heal()
             catching_up = await self._come_to_rest()
         finally:
@@ -161,7 +149,7 @@ class _Round:
             faults=self._notes.faults,
             published=counts["published"],
             retries=counts.get("retries", 0),
-            fenced=self._fenced,
+            fenced=self._faults.fenced,
             gaps=len(evidence.gaps),
             catching_up_seconds=catching_up,
             seconds=time.monotonic() - began,
@@ -176,16 +164,11 @@ class _Round:
             faults=self._notes.faults,
             published=0,
             retries=0,
-            fenced=self._fenced,
+            fenced=self._faults.fenced,
             gaps=0,
             catching_up_seconds=0,
             seconds=time.monotonic() - began,
         )
-
-    @property
-    def _fenced(self) -> int:
-        said = self._roles["projector"].said + self._roles["projector-2"].said
-        return said.count("this one wrote nothing since")
 
     # --- before and after
 
@@ -216,33 +199,26 @@ class _Round:
         for name in ("projector", "placer", "agent"):
             if not self._roles[name].wanted:
                 self._roles[name].start()
-        await self._until(lambda: self._projected(ends), "the read model to catch up")
+        await self._notes.expect(lambda: self._projected(ends), "the read model to catch up")
         caught_up = time.monotonic() - healed
-        await self._until(self._producer_is_done, "the producer to be acknowledged")
-        await self._until(self._no_commands, "the commands to be answered")
+        await self._notes.expect(self._producer_is_done, "the producer to be acknowledged")
+        await self._notes.expect(self._no_commands, "the commands to be answered")
         await asyncio.gather(*(self._roles[name].stop(within=10) for name in ("agent", "placer", "placer-2")))
-        await self._until(self._all_projected, "the read model to have everything")
+        await self._notes.expect(self._all_projected, "the read model to have everything")
         await asyncio.gather(*(self._roles[name].stop(within=10) for name in ("projector", "projector-2")))
         await self._stage.no_sessions()
         if not await self._all_projected():
             self._notes.trouble.append("the read model had everything, and has not any more")
         return caught_up
 
-    async def _until(self, condition: Any, what: str) -> None:
-        """Wait; what does not come about is trouble, and the round goes on to be judged."""
-        try:
-            await until(condition, within=_REST_SECONDS, what=what)
-        except AssertionError as error:
-            self._notes.trouble.append(str(error))
-
     async def _projected(self, ends: Mapping[str, int]) -> bool:
-        reached = {name: sequence for name, sequence, _ in await self._checkpoints()}
+        reached = {name: sequence for name, sequence, _ in await self._stage.checkpoints()}
         # A server that was killed may have forgotten readings since: then less is everything.
         now = await self._stage.ends()
         return all(reached.get(name, 0) >= min(end, now[name]) for name, end in ends.items() if end)
 
     async def _all_projected(self) -> bool:
-        reached = {name: sequence for name, sequence, _ in await self._checkpoints() if sequence}
+        reached = {name: sequence for name, sequence, _ in await self._stage.checkpoints() if sequence}
         return reached == {name: end for name, end in (await self._stage.ends()).items() if end}
 
     async def _no_commands(self) -> bool:
@@ -257,126 +233,16 @@ class _Round:
         assert self._producer is not None
         assert self._producer.code in {None, 0}, f"the producer failed:\n{self._producer.said}"
 
-    async def _checkpoints(self) -> Sequence[tuple[str, int, int]]:
-        rows = await self._stage.ask("SELECT projection, sequence, epoch FROM shardbus.checkpoints")
-        return [(str(name), int(sequence), int(epoch)) for name, sequence, epoch in rows]
-
     async def _sample(self) -> None:
         """Write down what the checkpoints are, again and again."""
         with (self._folder / "checkpoints.jsonl").open("a") as file:
             while True:
                 with contextlib.suppress(Exception):  # the server is away for as long as the plan has it
-                    for name, sequence, epoch in await self._checkpoints():
+                    for name, sequence, epoch in await self._stage.checkpoints():
                         sample = Sample(name, sequence, epoch)
                         self._notes.samples.append(sample)
                         file.write(json.dumps([time.time(), name, sequence, epoch]) + "\n")
                 await asyncio.sleep(_SAMPLE_SECONDS)
-
-    # --- faults
-
-    async def _fall(self, fault: Fault) -> None:
-        await asyncio.sleep(fault.at)
-        if fault.kind == "full-disk" and self._stage.disk is None:
-            self._notes.faults[f"{fault.name} (skipped: no disk can be mounted here)"] += 1
-            return
-        self._notes.faults[fault.name] += 1
-        if fault.is_of_a_link:
-            await self._disturb(fault)
-        elif fault.kind == "zombie":
-            await self._make_zombie(fault)
-        elif fault.kind == "retention":
-            await self._overrun(fault)
-        elif fault.target in self._roles:
-            self._roles[fault.target].kill()
-            await asyncio.sleep(fault.seconds)
-            self._roles[fault.target].start()
-        else:
-            await self._take_server_away(fault)
-
-    async def _disturb(self, fault: Fault) -> None:
-        link = self._stage.links[fault.target]
-        match fault.kind:
-            case "cut":
-                link.cut_at = fault.share
-            case "half-close":
-                link.half_close("up" if fault.share < 0.5 else "down")
-            case "black-hole":
-                link.passing.clear()
-            case "deaf":
-                link.swallowed = "down"
-            case "delay":
-                link.delay_seconds = 0.02 + 0.1 * fault.share
-            case _:
-                link.bytes_per_second = _SLOWEST_BYTES_PER_SECOND * (1 + 9 * fault.share)
-        await asyncio.sleep(fault.seconds)
-        if fault.kind in {"cut", "half-close"} or (fault.kind == "black-hole" and fault.share < 0.5):
-            link.cut()  # whatever is left of it; a black hole may also just end
-        link.heal()
-
-    async def _take_server_away(self, fault: Fault) -> None:
-        server = self._stage.nats if fault.target == "nats" else self._stage.postgres
-        match fault.kind:
-            case "kill":
-                await asyncio.to_thread(server.kill)
-            case "stop":
-                await self._stage.stop_immediately()
-            case "freeze":
-                assert server.pid is not None
-                frozen = server.pid
-                _signal(frozen, signal.SIGSTOP)
-                await asyncio.sleep(fault.seconds)
-                _signal(frozen, signal.SIGCONT)
-                return
-            case _:
-                disk = self._stage.disk
-                assert disk is not None
-                await asyncio.to_thread(disk.fill)
-                await asyncio.sleep(fault.seconds)
-                disk.clear()
-                await asyncio.to_thread(server.start)  # one that cannot write its log ends itself
-                return
-        await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(server.start)
-
-    async def _make_zombie(self, fault: Fault) -> None:
-        """Stop a process in the middle of what it does, have another one take over, and let it go on."""
-        first, second = self._roles[fault.target], self._roles[f"{fault.target}-2"]
-        first.wanted = False
-        if first.process:
-            first.process.send(signal.SIGSTOP)
-        if fault.target == "projector" and not self._plan.unlocked:
-            # With its lock it holds the others up until Postgres, which hears nothing of it, ends its session.
-            await self._stage.no_sessions(end_them=True)
-        second.start()
-        await asyncio.sleep(fault.seconds)
-        if fault.target == "projector":
-            with contextlib.suppress(AssertionError):
-                await until(lambda: "projecting TELEMETRY" in second.said, within=5)
-        fenced = self._fenced
-        if first.process:
-            first.process.send(signal.SIGCONT)
-        if fault.target == "projector" and self._plan.unlocked:
-            # Nothing but the fence is between them now: one of the two has to meet it at its next batch.
-            await self._until(lambda: self._fenced > fenced, "one of two projectors to be fenced")
-        await asyncio.sleep(0.3 + fault.share)
-        first.kill()
-        self._roles[fault.target], self._roles[f"{fault.target}-2"] = second, first
-
-    async def _overrun(self, fault: Fault) -> None:
-        """Have retention drop what a projector that is dead has not read."""
-        role, stage, notes = self._roles["projector"], self._stage, self._notes
-        role.kill()
-        stage.links["postgres"].cut()  # what it sent and nobody executed yet never arrives
-        await stage.no_sessions()
-        await asyncio.sleep(fault.seconds)
-        await stage.insist(TELEMETRY)
-        notes.copied |= {stored.sequence: stored for stored in await stage.whole(TELEMETRY)}
-        position = next((sequence for name, sequence, _ in await self._checkpoints() if name == TELEMETRY), 0)
-        await stage.keep_newest(TELEMETRY, _KEPT_BY_RETENTION)
-        info = await stage.insist(TELEMETRY)
-        if info.first_sequence > position + 1:
-            notes.dropped.append((position + 1, info.first_sequence - 1))
-        role.start()
 
     # --- what is known afterwards
 
@@ -449,8 +315,3 @@ def _letters(dead: Sequence[Stored]) -> list[Letter]:
 
 def _tracebacks(roles: Any) -> list[str]:
     return [f"{role.name} printed a traceback" for role in roles if "Traceback" in role.said]
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

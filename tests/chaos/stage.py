@@ -141,6 +141,11 @@ class Stage:
         """Return what the round's database answers, as soon as it does; nothing if there is no such table yet."""
         return await asyncio.to_thread(_ask, self.postgres_url, query, values)
 
+    async def checkpoints(self) -> Sequence[tuple[str, int, int]]:
+        """Return each projection, how far it is, and its epoch; nothing while there are no tables."""
+        rows = await self.ask("SELECT projection, sequence, epoch FROM shardbus.checkpoints")
+        return [(str(name), int(sequence), int(epoch)) for name, sequence, epoch in rows]
+
     async def administer(self, statement: str) -> None:
         """Do something to the server, as soon as it answers."""
         await asyncio.to_thread(_ask, self.postgres.url, statement)
