@@ -104,10 +104,12 @@ class _Through:
         ]
         cut = asyncio.create_task(self._cut.wait())
         try:
-            both = asyncio.gather(*pumps)  # an error of ours must not leave a connection half alive
-            await asyncio.wait({both, cut}, return_when=asyncio.FIRST_COMPLETED)
-            if both.done():
-                both.result()
+            going = set(pumps)
+            while going and not cut.done():
+                done, _ = await asyncio.wait({*going, cut}, return_when=asyncio.FIRST_COMPLETED)
+                for pump in done & going:
+                    pump.result()  # an error of ours must not leave a connection half alive
+                going -= done
         finally:
             for task in (*pumps, cut):
                 task.cancel()
