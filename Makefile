@@ -4,9 +4,16 @@ BIN := .venv/bin
 # Each worker runs its own NATS and Postgres; two suit a small machine.
 PYTEST_WORKERS ?= 2
 PYTEST ?=
+# Of `make chaos`: how many rounds, the first one's seed, the page that gets the figures, where to keep failed rounds;
+# COLD=1 starts every process by its command line.
+ROUNDS ?= 200
+SEED ?= 1
+REPORT ?=
+KEEP ?=
+COLD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs schemas lock clean
+.PHONY: help setup demo test chaos check format bench docs schemas lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +26,10 @@ demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated
 
 test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBUS_REQUIRE_DOCKER=1 insists on Docker)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --session-timeout=2400 $(PYTEST)
+
+chaos: .venv/.stamp-dev ## Play rounds of faults on real servers (ROUNDS=200 SEED=1 REPORT=docs/chaos.md KEEP=folder)
+	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) \
+		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP)) $(if $(COLD),--cold)
 
 check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, generated files
 	$(BIN)/ruff format --check .

@@ -166,6 +166,9 @@ class StreamProjector:
             return False
         self._standing_by = False
         try:
+            # Asked again, now that nobody else moves the position: what was known of the stream before may be older
+            # than a position that another projector reached meanwhile, and would look like a stream that lost its tail.
+            info = await self._bus.info(self._stream)
             position = projection.checkpoint.sequence
             held = await self._bus.get(self._stream, position) if position else None
             if self._stream == TELEMETRY and shortening(projection.checkpoint, info, held):

@@ -51,8 +51,9 @@ async def _bury(bus: Bus, stored: Stored, *, code: str, reason: str, seen_by: st
         payload_base64=base64.b64encode(payload).decode(),
         seen_by=seen_by,
     )
-    # The second keeps the id unique when a stream is deleted and made anew, and counts from 1 again.
-    identity = f"{stored.stream}:{stored.sequence}@{int(stored.recorded_at.timestamp())}:{seen_by}"
+    # The time keeps the id unique when a stream counts from 1 again, having been deleted and made anew, or gives its
+    # last sequences again. A server that was killed is back and does the latter within the second.
+    identity = f"{stored.stream}:{stored.sequence}@{stored.recorded_at.timestamp():.6f}:{seen_by}"
     return await publish(bus, message, source=seen_by, event_id=identity, causation_id=_cause(stored))
 
 

@@ -145,24 +145,27 @@ class _Follower:
 
     async def _require_same_stream(self) -> None:
         """Raise StreamReplacedError if the stream is not the one that was followed before."""
+        # The reader may go on meanwhile, with what an earlier session brings: a look at the stream is held against what
+        # was read before it, or it seems to have lost what came after.
+        newest = self._newest
         info = await information(self._connection, self._stream)
         if self._created is not None and info.created != self._created:
             raise StreamReplacedError(
                 f"stream {self._stream} was made anew at {info.created}; followed was the one of {self._created}"
             )
         self._created = info.created
-        if self._newest is None:
+        if newest is None:
             return
         # A server asked from beyond its end starts at its end, without a word; and a sequence may be given again.
-        if info.last_sequence < self._newest.sequence:
+        if info.last_sequence < newest.sequence:
             raise StreamShortenedError(
-                f"stream {self._stream} ends at {info.last_sequence}, but {self._newest.sequence} was read from it: "
+                f"stream {self._stream} ends at {info.last_sequence}, but {newest.sequence} was read from it: "
                 "it lost its newest part in a crash, or was restored from an older copy"
             )
-        same = await find(self._connection, self._stream, {"seq": self._newest.sequence})
-        if same is not None and same.recorded_at != self._newest.recorded_at:
+        same = await find(self._connection, self._stream, {"seq": newest.sequence})
+        if same is not None and same.recorded_at != newest.recorded_at:
             raise StreamShortenedError(
-                f"message {self._newest.sequence} of stream {self._stream} is another one than before: the stream "
+                f"message {newest.sequence} of stream {self._stream} is another one than before: the stream "
                 "lost its newest part in a crash, or was restored from an older copy"
             )
 

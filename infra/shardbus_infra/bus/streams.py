@@ -89,6 +89,10 @@ def declared(
             description="What happened to nodes, devices, models and instances; the truth, kept for ever",
             # A full disk must refuse the newest, and say so, rather than forget the oldest in silence.
             discard="new",
+            # Whoever was cut off says its events again when it is back, be it hours later, and no fold can tell an
+            # event that comes again from one that happened again. The server keeps 233 bytes per id of the window in
+            # memory; FLEET is slow.
+            duplicate_window=timedelta(hours=24),
             # The truth can only be added to.
             append_only=True,
             replicas=replicas,

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import pytest
 from shardbus_eventstore.errors import DatabaseUnreachableError, HistoryDivergedError, HistoryLostError
 from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.projector import run
 from shardbus_eventstore.read_model import queries
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_infra.bus.memory import MemoryBus
-from shardbus_infra.bus.port import Bus, Outgoing
+from shardbus_infra.bus.port import Bus, Outgoing, StreamInfo
 from shardbus_infra.bus.publish import outgoing, publish
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
@@ -20,7 +21,7 @@ from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, NodeJoined
 from shardbus_schemas.model import FrozenModel
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from support.histories import START, reading
 from support.jetstream import jetstream
 from support.projecting import (
@@ -233,6 +234,42 @@ def test_a_stream_that_was_made_anew_is_refused_with_a_remedy(nats_url: str, pos
             async with projector(bus, postgres_url):
                 await caught_up(bus, postgres_url)
             await assert_read_model_is_the_fold(bus, postgres_url)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stream", [FLEET, TELEMETRY])
+def test_a_position_that_another_reached_meanwhile_is_not_taken_for_a_lost_tail(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """Between a look at the stream and its turn, a projector may wait; then what it saw is older than the position."""
+    opened, open_now = [stream], Projection.open
+
+    async def scenario() -> None:
+        bus, loop, seed = MemoryBus(), asyncio.get_running_loop(), random.Random(8)
+
+        async def another_works() -> None:
+            await say(bus, [*introductions(), *(tick(number, seed) for number in range(3, 6))])
+            async with projector(bus, postgres_url):
+                await caught_up(bus, postgres_url)
+
+        def open_late(engine: Engine, info: StreamInfo) -> Projection | None:
+            if info.name in opened:
+                opened.clear()
+                asyncio.run_coroutine_threadsafe(another_works(), loop).result(30)
+            return open_now(engine, info)
+
+        monkeypatch.setattr(Projection, "open", open_late)
+        await say(bus, [tick(number, seed) for number in range(3)])
+        async with projector(bus, postgres_url):
+            await until(lambda: not opened, within=30)
+            await caught_up(bus, postgres_url)
+            await say(bus, [tick(9, seed)])
+            await caught_up(bus, postgres_url)
+        assert max(epochs(postgres_url)) > 1
+        with open_engine(postgres_url).connect() as connection:
+            assert not queries.gaps(connection)
+        await assert_read_model_is_the_fold(bus, postgres_url)
 
     asyncio.run(scenario())
 

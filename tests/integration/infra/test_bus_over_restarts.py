@@ -19,7 +19,7 @@ from shardbus_infra.bus.port import (
     StreamShortenedError,
 )
 from shardbus_infra.bus.reconcile import reconcile
-from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
+from shardbus_infra.bus.streams import COMMANDS, FLEET, STREAMS, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from support.jetstream import jetstream
 from support.waiting import until
@@ -350,5 +350,29 @@ def test_telemetry_that_a_killed_server_forgot_is_noticed(nats_restartable: Embe
                     if len(there) == last:
                         break
             assert seen == there
+
+    asyncio.run(scenario())
+
+
+def test_a_fleet_of_an_earlier_version_gets_the_longer_window_and_forgets_no_id(nats_restartable: EmbeddedNats) -> None:
+    """Up to version 0.1 an event that was said again after two minutes was another one."""
+
+    async def scenario() -> None:
+        bus = await connect(nats_restartable.url, name="window")
+        try:
+            (spec,) = (spec for spec in STREAMS if spec.name == FLEET)
+            await bus.create_stream({**spec.config, "duplicate_window": 120 * 10**9})
+            first = await bus.append(node(1))
+            assert any(line.startswith("FLEET: changed duplicate_window") for line in await reconcile(bus))
+            config = await bus.stream_config(FLEET)
+            assert config is not None
+            assert config["duplicate_window"] == 24 * 3600 * 10**9
+            for _ in range(2):
+                assert await bus.append(node(1)) == Appended(FLEET, first.sequence, duplicate=True)
+                await killed_and_started(nats_restartable)
+                await bus.info(FLEET)
+            assert (await bus.info(FLEET)).messages == 1
+        finally:
+            await bus.close()
 
     asyncio.run(scenario())

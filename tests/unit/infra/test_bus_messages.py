@@ -3,7 +3,8 @@
 import asyncio
 import base64
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122
 
 import pytest
@@ -156,6 +157,19 @@ def test_burying_again_changes_nothing_unless_somebody_else_does_it() -> None:
         for seen_by, sequence, duplicate in (("a", 1, False), ("a", 1, True), ("b", 2, False)):
             place = await bury(bus, unreadable(), code="x", reason="y", seen_by=seen_by)
             assert (place.sequence, place.duplicate) == (sequence, duplicate)
+
+    asyncio.run(scenario())
+
+
+def test_a_sequence_that_is_given_again_within_the_second_is_another_letter() -> None:
+    """A killed server forgets its newest readings, and its stream counts on from before them."""
+
+    async def scenario() -> None:
+        bus = MemoryBus()
+        for later in (timedelta(0), timedelta(microseconds=1)):
+            again = replace(unreadable(), recorded_at=NOW + later)
+            assert not (await bury(bus, again, code="x", reason="y", seen_by="a")).duplicate
+        assert (await bus.info(DEAD)).messages == 2
 
     asyncio.run(scenario())
 

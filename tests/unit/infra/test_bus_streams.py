@@ -23,6 +23,7 @@ def test_what_happened_is_kept_for_ever_and_what_is_read_is_not() -> None:
     assert (fleet["max_age"], fleet["max_bytes"], fleet["discard"]) == (0, -1, "new")
     assert (fleet["deny_delete"], fleet["deny_purge"], fleet["persist_mode"]) == (True, True, "default")
     assert (telemetry["max_age"], telemetry["discard"], telemetry["persist_mode"]) == (24 * HOUR, "old", "async")
+    assert fleet["duplicate_window"] == 24 * HOUR
     assert isinstance(telemetry["max_bytes"], int)
     assert telemetry["max_bytes"] > 0
     assert (BY_NAME[COMMANDS]["retention"], BY_NAME[COMMANDS]["duplicate_window"]) == ("workqueue", HOUR // 6)
@@ -124,9 +125,10 @@ def test_an_id_may_come_again_after_its_window() -> None:
     async def scenario() -> None:
         clock = [datetime(2026, 11, 1, tzinfo=UTC)]
         bus = MemoryBus(now=lambda: clock[0])
-        message = Outgoing(subjects.event("node", "a"), b"", {}, "id")
-        for seconds, sequence in ((0, 1), (119, 1), (1, 2), (119, 2)):
-            clock[0] += timedelta(seconds=seconds)
-            assert (await bus.append(message)).sequence == sequence
+        for subject, window in ((subjects.dead(FLEET), 120), (subjects.event("node", "a"), 24 * 3600)):
+            message = Outgoing(subject, b"", {}, "id")
+            for seconds, sequence in ((0, 1), (window - 1, 1), (1, 2), (window - 1, 2)):
+                clock[0] += timedelta(seconds=seconds)
+                assert (await bus.append(message)).sequence == sequence
 
     asyncio.run(scenario())
