@@ -80,7 +80,9 @@ async def append(
     while True:
         try:
             await connection.wait_up(deadline)
-            answer = await connection.request(message.subject, message.payload, headers, deadline=deadline)
+            answer = await connection.request(
+                message.subject, message.payload, headers, deadline=deadline, again=message.message_id is not None
+            )
         except ConnectionLostError as error:
             if message.message_id is None:
                 raise AppendTimeoutError(f"{error}, before the message on {message.subject} was confirmed") from error
@@ -91,10 +93,12 @@ async def append(
         except (TimeoutError, BusUnreachableError) as error:
             if connection.closed:
                 raise
+            await connection.unheard()
             raise _timed_out(connection, message.subject, timeout_seconds) from error
         except DeniedError as error:
             raise AppendRejectedError(str(error)) from error
         else:
+            connection.heard()
             try:
                 return acknowledged(answer.payload)
             except WrongSequenceError:
