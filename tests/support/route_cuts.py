@@ -5,7 +5,6 @@ import contextlib
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from itertools import permutations
 from typing import Any
 
 from shardbus_infra.embedded.cluster import NAME, EmbeddedCluster
@@ -25,8 +24,14 @@ class Wire:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        server = await asyncio.start_server(self._connected, HOST, 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._connected, HOST, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
         self._whole.clear()
@@ -34,24 +39,35 @@ class Wire:
     def mend(self) -> None:
         self._whole.set()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._whole.wait()
-        with contextlib.suppress(OSError):
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._keep(self._join(reader, writer))
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._whole.wait()
             there, back = await asyncio.open_connection(HOST, self._target)
-            for pair in ((reader, back), (there, writer)):
-                task = asyncio.create_task(self._carry(*pair))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        except (OSError, asyncio.CancelledError):
+            writer.close()
             return
-        writer.close()
+        self._keep(self._carry(reader, back))
+        self._keep(self._carry(there, writer))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await reader.read(65536):
-                await self._whole.wait()
-                writer.write(piece)
-                await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(OSError):
+                while piece := await reader.read(65536):
+                    await self._whole.wait()
+                    writer.write(piece)
+                    await writer.drain()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
 
 
 class CuttableCluster(EmbeddedCluster):
@@ -88,9 +104,10 @@ class CuttableCluster(EmbeddedCluster):
     @override
     def _choose_routes(self) -> None:
         ports = {member: free_port() for member in self.members}
-        self._wires = {(a, b): Wire(ports[b]) for a, b in permutations(self.members, 2)}
+        self._wires = {(a, b): Wire(ports[b]) for a, b in zip(self.members, _rotated(self.members), strict=True)}
         for wire in self._wires.values():
             self._call(wire.open())
+        # Three servers in a ring: of each two one connects to the other. Both ways, one would be ended as double.
         nowhere = f"{HOST}:{free_port()}"
         for member in self.members:
             routes = [f"nats://{HOST}:{wire.port}" for (a, _), wire in self._wires.items() if a is member]
@@ -102,7 +119,9 @@ class CuttableCluster(EmbeddedCluster):
         running.result(10)
 
     async def _end(self) -> None:
-        tasks: Sequence[asyncio.Task[Any]] = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for wire in self._wires.values():
+            await wire.close()
+
+
+def _rotated(members: Sequence[EmbeddedNats]) -> Sequence[EmbeddedNats]:
+    return [*members[1:], members[0]]

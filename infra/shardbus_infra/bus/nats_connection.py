@@ -27,10 +27,13 @@ _OLDEST_SERVER: Final = (2, 12)
 _NO_RESPONDERS: Final = 503
 _STREAM_NOT_FOUND: Final = 10059
 _DENIALS_REMEMBERED: Final = 1000
-_LEADERLESS: Final = (10008, 10009, 10118, 10119)
-"""JetStream temporarily unavailable; not the leader; stream, consumer offline: all of them pass."""
+LEADERLESS: Final = (10005, 10008, 10009, 10118, 10119)
+"""No suitable peers (a cluster that starts knows its servers one by one); JetStream temporarily unavailable; not the
+leader; stream, consumer offline: all of them pass, or it is a cluster too small for what was asked."""
 _LEASE_NANOSECONDS: Final = 3 * 1_000_000_000
 """A server that heard nothing from its leader for 4 to 9 s stands for election, so within this nobody else leads."""
+_ELECTION_SECONDS: Final = 15.0
+"""How long a cluster may take to agree on who leads it, some failed elections included."""
 _ASK_AGAIN_SECONDS: Final = 1.0
 """Who leads a stream may die with the question in hand, and the next one has not heard it."""
 _LEADERLESS_PAUSE_SECONDS: Final = 0.1
@@ -130,7 +133,8 @@ class Connection:
     async def open(self, timeout_seconds: float, credentials_file: Path | None, tls: ssl.SSLContext | None) -> None:
         """Connect; raises BusUnreachableError if nothing answers in time, BusError if it is not what we need.
 
-        The time is for each address: one of them may be a machine that is off.
+        The time is for each address: one of them may be a machine that is off. A cluster, once one of it answers,
+        has longer to agree on a leader.
         """
         addresses = [part.strip() for part in self._url.split(",")]
         for address in addresses:
@@ -168,7 +172,7 @@ class Connection:
             self.up = True
             self._note_server()
             self.last_error = None
-            await self._require_jetstream(timeout_seconds)
+            await self._require_jetstream(timeout_seconds if len(addresses) == 1 else _ELECTION_SECONDS)
         except BaseException:
             await _give_up(connecting)
             await self.close()
@@ -298,9 +302,9 @@ class Connection:
                 future.set_exception(error)
 
     def _next_server(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
-        """Return where to try next and after how long.
+        """Return where to try next, the server tried longest ago, and after how long.
 
-        It is the server tried longest ago, so that a dead one holds nobody up for long. Jittered, so that a fleet does not come back all at once.
+        So a dead one holds nobody up. Jittered, so that a fleet does not come back all at once.
         """
         del info
         random.shuffle(servers)
@@ -438,8 +442,8 @@ class Connection:
             raise StreamMissingError(
                 f"{words}: there is no stream {names[0]} at {self.shown_url}. `shardbus up` sets the streams up"
             )
-        if code in _LEADERLESS:
-            raise LeaderlessError(f"{words}: no leader answers on {subject} at {self.shown_url}")
+        if code in LEADERLESS:
+            raise LeaderlessError(f"{words}, asked on {subject} at {self.shown_url}")
         raise ApiError(f"{words}, asked on {subject} at {self.shown_url}", code)
 
 

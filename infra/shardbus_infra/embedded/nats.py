@@ -123,7 +123,7 @@ class EmbeddedNats(EmbeddedServer):
         return self
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         """The server's name, the same for the same folder: tells it from a stranger on the port."""
         return f"shardbus-{hashlib.sha256(str(self._folder.path).encode()).hexdigest()[:12]}"
 
@@ -148,9 +148,7 @@ class EmbeddedNats(EmbeddedServer):
         )
         try:
             self._folder.server_pid = process.pid
-            process.wait_until(
-                lambda: answers(self._port, name=self._name), timeout_seconds=self._start_timeout_seconds
-            )
+            process.wait_until(lambda: answers(self._port, name=self.name), timeout_seconds=self._start_timeout_seconds)
         except BaseException:
             process.kill()
             self._folder.server_pid = None
@@ -159,7 +157,7 @@ class EmbeddedNats(EmbeddedServer):
 
     def _configuration(self) -> str:
         return CONFIGURATION.format(
-            name=self._name,
+            name=self.name,
             host=HOST,
             port=self._port,
             max_payload=MAX_PAYLOAD_BYTES,
