@@ -74,8 +74,8 @@ class Work:
         self._buses = buses
         self._stop = asyncio.Event()
 
-    async def go_on(self) -> float:
-        """Return when everybody got further, and how long the publishers had to wait at most."""
+    async def go_on(self) -> Sequence[float]:
+        """Return when everybody got further, and how long each publisher had to wait at most, in seconds."""
         self._check()
         appended = [len(publisher.acknowledged) for publisher in self.publishers]
         read = [len(seen) for seen in self.seen]
@@ -92,10 +92,15 @@ class Work:
 
         await until(all_got_further, within=PATIENCE, what="everybody to go on")
         await until(self._all_answered, within=PATIENCE, what="every command to be answered")
-        longest = max(publisher.longest_seconds for publisher in self.publishers)
+        longest = [publisher.longest_seconds for publisher in self.publishers]
         for publisher in self.publishers:
             publisher.longest_seconds = 0.0
         return longest
+
+    @property
+    def acknowledged(self) -> int:
+        """How many events were acknowledged."""
+        return sum(len(publisher.acknowledged) for publisher in self.publishers)
 
     async def assert_nothing_lost(self) -> None:
         """Stop publishing; then every acknowledgement holds, and everybody has seen the stream once and in order."""
@@ -116,7 +121,7 @@ class Work:
         for publisher in self.publishers:
             assert {sequence: held.get(sequence) for sequence in publisher.acknowledged} == publisher.acknowledged
             assert all(low < high for low, high in pairwise(publisher.acknowledged)), "order was not kept"
-        assert sum(len(publisher.acknowledged) for publisher in self.publishers) == len(by_publishers)
+        assert self.acknowledged == len(by_publishers)
         answers = Counter(self._answered())
         assert {command_id: answers[command_id] for command_id in self.asked} == dict.fromkeys(self.asked, 1)
 

@@ -19,6 +19,7 @@ from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, Nod
 from shardbus_schemas.telemetry import DeviceGPUState
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 from support.command_line import Running
 
 NODES, DEVICES = 50, 8
@@ -116,13 +117,12 @@ def projector(nats_url: str, postgres_url: str, log: Path) -> Generator[Running]
 
 def position_reader(postgres_url: str) -> Callable[[], int]:
     """Return what tells how far ``TELEMETRY`` is projected; 0 while Postgres is away."""
-    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     query = text("SELECT sequence FROM shardbus.checkpoints WHERE stream = :stream")
 
     def read() -> int:
         with contextlib.suppress(DBAPIError), engine.connect() as connection:
             return connection.scalar(query, {"stream": TELEMETRY}) or 0
-        engine.dispose()
         return 0
 
     return read

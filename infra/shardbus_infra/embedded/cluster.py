@@ -26,8 +26,10 @@ class EmbeddedCluster:
     size is sensible: half of an even one cannot decide anything.
     """
 
-    def __init__(self, data_dir: Path, *, size: int = 3) -> None:
-        self.members: Sequence[EmbeddedNats] = [EmbeddedNats(data_dir / f"nats-{n + 1}") for n in range(size)]
+    def __init__(self, data_dir: Path, *, size: int = 3, sync_interval: str = "always") -> None:
+        self.members: Sequence[EmbeddedNats] = [
+            EmbeddedNats(data_dir / f"nats-{number + 1}", sync_interval=sync_interval) for number in range(size)
+        ]
 
     @property
     def url(self) -> str:
