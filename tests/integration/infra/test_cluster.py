@@ -19,7 +19,13 @@ pytestmark = [pytest.mark.connected, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def cluster(folder_for_servers: Path) -> Iterator[CuttableCluster]:
+def cluster(folder_for_servers: Path) -> Iterator[EmbeddedCluster]:
+    with EmbeddedCluster(folder_for_servers) as running:
+        yield running
+
+
+@pytest.fixture
+def cuttable(folder_for_servers: Path) -> Iterator[CuttableCluster]:
     with CuttableCluster(folder_for_servers) as running:
         yield running
 
@@ -35,7 +41,7 @@ async def leading(bus: NatsBus, cluster: EmbeddedCluster) -> EmbeddedNats:
     return next(member for member in cluster.members if member.name == name)
 
 
-def test_a_killed_leader_and_a_restart_of_all_in_turn_cost_a_pause_and_nothing_else(cluster: CuttableCluster) -> None:
+def test_a_killed_leader_and_a_restart_of_all_in_turn_cost_a_pause_and_nothing_else(cluster: EmbeddedCluster) -> None:
     async def scenario() -> None:
         async with everybody_at_work(beginning_at_each(cluster), admin=cluster.url) as work:
             leader = await leading(work.admin, cluster)
@@ -52,18 +58,18 @@ def test_a_killed_leader_and_a_restart_of_all_in_turn_cost_a_pause_and_nothing_e
     asyncio.run(scenario())
 
 
-def test_a_leader_that_is_cut_off_loses_its_clients_to_the_others(cluster: CuttableCluster) -> None:
+def test_a_leader_that_is_cut_off_loses_its_clients_to_the_others(cuttable: CuttableCluster) -> None:
     async def scenario() -> None:
-        async with everybody_at_work(beginning_at_each(cluster), admin=cluster.url) as work:
-            cluster.cut_off(await leading(work.admin, cluster))
+        async with everybody_at_work(beginning_at_each(cuttable), admin=cuttable.url) as work:
+            cuttable.cut_off(await leading(work.admin, cuttable))
             await work.go_on()
-            cluster.mend()
+            cuttable.mend()
             await work.assert_nothing_lost()
 
     asyncio.run(scenario())
 
 
-def test_streams_of_one_server_are_copied_to_three_but_for_telemetry(folder_for_servers: Path) -> None:
+def test_streams_of_one_server_are_copied_to_three_but_for_telemetry(cluster: EmbeddedCluster) -> None:
     async def scenario(url: str) -> None:
         bus = await connect(url, name="test", timeout_seconds=10)
         try:
@@ -83,5 +89,4 @@ def test_streams_of_one_server_are_copied_to_three_but_for_telemetry(folder_for_
         finally:
             await bus.close()
 
-    with EmbeddedCluster(folder_for_servers) as cluster:
-        asyncio.run(scenario(cluster.url))
+    asyncio.run(scenario(cluster.url))
