@@ -224,8 +224,8 @@ def main() -> None:
     print("\n".join(rows))
     print(
         f"\n{acknowledged:,} events acknowledged meanwhile, 0 lost, 0 doubled, order kept; each follower saw each "
-        f"event once; {asked:,} placements asked for, each answered once; the agent went on by itself. (A loss ends this "
-        "benchmark with an error.)"
+        f"event once; {asked:,} placements asked for, each answered once; the agent went on by itself. A loss ends "
+        "this benchmark with an error."
     )
 
 

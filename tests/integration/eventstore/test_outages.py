@@ -14,7 +14,8 @@ from support.projecting import bus_with_streams
 pytestmark = [pytest.mark.connected, pytest.mark.slow]
 
 MEBIBYTE = 2**20
-MOST_BYTES = 200 * MEBIBYTE
+MOST_BYTES = 240 * MEBIBYTE
+"""It takes 147 MiB before an outage and about 50 more for the transaction in hand, however much waits."""
 BACKLOG_TICKS = 60
 """Of 50 nodes with 8 devices: 24,000 readings. The benchmark of outages has an hour of them."""
 
