@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final
 
 from shardbus_infra.bus.nats import connect
-from shardbus_infra.bus.port import Bus
-from shardbus_infra.bus.reconcile import reconcile
+from shardbus_infra.bus.port import Bus, BusUnreachableError
+from shardbus_infra.bus.reconcile import StreamAdministration, reconcile
+from shardbus_infra.bus.streams import StreamSpec, declared
 from shardbus_infra.observability import configure, configure_logging
 from shardbus_infra.settings import CommonSettings, hide_passwords
 
@@ -15,6 +18,9 @@ from shardbus_console.exits import needs
 
 Part = Callable[[Bus, asyncio.Event], Awaitable[None]]
 """One process' ``run``, with its settings bound: it works until the event is set."""
+
+_ELECTION_PAUSES_SECONDS: Final = (0.5, 1.0)
+"""Between tries that take 5 s each: an election takes 4 to 9 s."""
 
 
 def serve(parts: Mapping[str, Part], settings: CommonSettings, say: Callable[[str], None]) -> None:
@@ -52,7 +58,7 @@ async def run_until_stopped(
             bus = await connect(settings.nats_url, name=key)
             stack.push_async_callback(bus.close)
             if not buses:
-                await reconcile(bus)
+                await _bring_about_streams(bus, settings)
             buses[key] = bus
         tasks = [asyncio.create_task(_call(part, buses[key], stop), name=key) for key, part in parts.items()]
         stopping = asyncio.create_task(stop.wait())
@@ -67,6 +73,29 @@ async def run_until_stopped(
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+
+def wanted_streams(settings: CommonSettings) -> Sequence[StreamSpec]:
+    """Return the streams as these settings want them; what is not set stays as it is on the server."""
+    hours = settings.telemetry_keep_hours
+    return declared(
+        telemetry_max_age=None if hours is None else timedelta(hours=hours),
+        telemetry_max_bytes=settings.telemetry_keep_bytes,
+        replicas=settings.stream_replicas,
+    )
+
+
+async def _bring_about_streams(bus: StreamAdministration, settings: CommonSettings) -> None:
+    """Bring about the streams; an election in the middle of it is waited for."""
+    for pause in (*_ELECTION_PAUSES_SECONDS, None):
+        try:
+            await reconcile(bus, wanted_streams(settings))
+        except BusUnreachableError:
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+        else:
+            return
 
 
 async def _call(part: Part, bus: Bus, stop: asyncio.Event) -> None:

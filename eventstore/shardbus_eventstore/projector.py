@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import psycopg
 from opentelemetry.trace import Span, SpanKind
 from shardbus_infra.bus.dead_letters import bury
-from shardbus_infra.bus.port import Bus, BusError, Stored
+from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, Stored, StreamInfo
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.observability import extract, metrics, tracer
 from shardbus_schemas.events import DeviceGPUStateUpdated
@@ -48,6 +48,7 @@ _IDLE_SECONDS: Final = 0.25
 _STANDBY_SECONDS: Final = 0.5
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
+_BELIEVED_AFTER_SECONDS: Final = 15.0
 
 ResultT = TypeVar("ResultT")
 
@@ -126,6 +127,7 @@ class StreamProjector:
         self._take = take_ticks if stream == TELEMETRY else take
         self._unknown_devices = UnknownDevices()
         self._standing_by = False
+        self._doubted_since: float | None = None
         self._failures = 0
         self._caution = Caution()
         self._epoch: int | None = None
@@ -171,6 +173,7 @@ class StreamProjector:
             info = await self._bus.info(self._stream)
             position = projection.checkpoint.sequence
             held = await self._bus.get(self._stream, position) if position else None
+            self._doubt(info, shortening(projection.checkpoint, info, held))
             if self._stream == TELEMETRY and shortening(projection.checkpoint, info, held):
                 # TELEMETRY is acknowledged before the disk has it. What a crash took was advisory, and is said again
                 # with the next report; but the rows made of it are of no stream, and have to go.
@@ -196,6 +199,19 @@ class StreamProjector:
         finally:
             await _in_thread(projection.close)
         return True
+
+    def _doubt(self, info: StreamInfo, shortened: str | None) -> None:
+        """Raise BusUnreachableError for a while where a stream on several servers seems to have lost messages.
+
+        A server that just became its leader may be a moment behind the one that died.
+        """
+        now = time.monotonic()
+        if shortened is None:
+            self._doubted_since = None
+        elif info.replicas > 1:
+            self._doubted_since = self._doubted_since or now
+            if now < self._doubted_since + _BELIEVED_AFTER_SECONDS:
+                raise BusUnreachableError(f"stream {self._stream} has a new leader, and {shortened}; looking again")
 
     async def _follow(self, projection: Projection) -> None:
         """Fold what comes, a batch ahead of the transaction that writes the one before."""

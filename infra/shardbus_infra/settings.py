@@ -62,6 +62,12 @@ class CommonSettings(BaseSettings):
     """Where the bus is; several servers of a cluster are separated by commas."""
     postgres_url: Annotated[str, AfterValidator(_with_driver)] = "postgresql+psycopg://shardbus@127.0.0.1:5432/shardbus"
     """Where the read model is, as SQLAlchemy writes it."""
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] | None = None
+    """On how many servers of a cluster each stream is; unset leaves streams as they are, and makes new ones on one."""
+    telemetry_keep_hours: Annotated[float, Field(gt=0)] | None = None
+    """How long the bus keeps readings; unset leaves the stream as it is, a new one keeps 24 hours."""
+    telemetry_keep_bytes: Annotated[int, Field(ge=1_000_000)] | None = None
+    """How much of readings the bus keeps, set aside on its disk; unset as above, a new stream keeps 2 GiB."""
     data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=default_data_folder)
     """Where embedded servers keep their data."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -14,6 +14,7 @@ from typing import NoReturn
 import docker
 import pytest
 from docker.errors import DockerException, ImageNotFound
+from support.compose import COMPOSE_FILE, SERVERS, Composed, composed
 from support.jetstream import delete_streams
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.container import DockerContainer
@@ -79,6 +80,18 @@ def nats_container(nats_container_server: str) -> str:
     """The address of a NATS server in a container, without a stream."""
     delete_streams(nats_container_server)
     return nats_container_server
+
+
+@pytest.fixture
+def nats_cluster() -> Iterator[Composed]:
+    """Three NATS servers in containers as one cluster, as infra/cluster/compose.yaml describes them."""
+    provide(NATS_IMAGE)
+    client = connect()
+    try:
+        with composed(client, COMPOSE_FILE, SERVERS) as running:
+            yield running
+    finally:
+        client.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from shardbus_infra.bus.bell import Bell
 from shardbus_infra.bus.nats_connection import (
+    LEADERLESS,
     Connection,
     ConnectionLostError,
     DeniedError,
@@ -38,13 +39,18 @@ _WINDOW_BYTES: Final = 8 * 1024 * 1024
 _WRONG_SEQUENCE: Final = (10071, 10164)
 _TOO_LARGE: Final = (10054, 10097)
 """The message, or its headers, for the stream."""
+_PASSING: Final = (*LEADERLESS, 10158)
+"""Nobody leads, or an earlier try of the same message is on its way to the other servers of the cluster."""
 _LEADERLESS_PAUSE_SECONDS: Final = 0.1
 
 _ACKNOWLEDGEMENT: Final = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
 
 
 def acknowledged(payload: bytes) -> Appended:
-    """Return the place that an acknowledgement names; raises AppendRejectedError with the server's words."""
+    """Return the place that an acknowledgement names.
+
+    Raises AppendRejectedError with the server's words, AppendTimeoutError if these are that it does not know yet.
+    """
     usual = _ACKNOWLEDGEMENT.fullmatch(payload)
     if usual is not None:
         return Appended(usual[1].decode(), int(usual[2]))
@@ -54,6 +60,8 @@ def acknowledged(payload: bytes) -> Appended:
         return Appended(str(document["stream"]), int(document["seq"]), duplicate=bool(document.get("duplicate")))
     code = int(error.get("err_code", 0))
     words = f"{error.get('description', 'no reason given')} (NATS error {code})"
+    if code in _PASSING:
+        raise AppendTimeoutError(f"the server cannot tell yet whether it has the message: {words}")
     if code in _WRONG_SEQUENCE:
         raise WrongSequenceError(f"somebody else appended first: {words}")
     kind = MessageRefusedError if code in _TOO_LARGE else AppendRejectedError
@@ -76,11 +84,14 @@ async def append(
 ) -> Appended:
     """Append one message; see ``Bus.append``. Sent again after a lost connection if its id makes that safe."""
     headers = _framed(connection, message, expected)
-    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_seconds
     while True:
         try:
             await connection.wait_up(deadline)
-            answer = await connection.request(message.subject, message.payload, headers, deadline=deadline)
+            answer = await connection.request(
+                message.subject, message.payload, headers, deadline=deadline, again=message.message_id is not None
+            )
         except ConnectionLostError as error:
             if message.message_id is None:
                 raise AppendTimeoutError(f"{error}, before the message on {message.subject} was confirmed") from error
@@ -91,17 +102,25 @@ async def append(
         except (TimeoutError, BusUnreachableError) as error:
             if connection.closed:
                 raise
+            await connection.unheard()
             raise _timed_out(connection, message.subject, timeout_seconds) from error
         except DeniedError as error:
             raise AppendRejectedError(str(error)) from error
         else:
             try:
-                return acknowledged(answer.payload)
+                place = acknowledged(answer.payload)
+            except AppendTimeoutError:
+                if message.message_id is None or loop.time() + _LEADERLESS_PAUSE_SECONDS >= deadline:
+                    raise
+                await asyncio.sleep(_LEADERLESS_PAUSE_SECONDS)
             except WrongSequenceError:
                 before = await _stored_before(connection, message, expected, answer.payload)
                 if before is None:
                     raise
                 return before
+            else:
+                connection.heard()
+                return place
 
 
 async def _stored_before(

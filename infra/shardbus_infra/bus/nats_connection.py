@@ -27,6 +27,18 @@ _OLDEST_SERVER: Final = (2, 12)
 _NO_RESPONDERS: Final = 503
 _STREAM_NOT_FOUND: Final = 10059
 _DENIALS_REMEMBERED: Final = 1000
+LEADERLESS: Final = (10005, 10008, 10009, 10118, 10119)
+"""No suitable peers (a cluster that starts knows its servers one by one); JetStream temporarily unavailable; not the
+leader; stream, consumer offline: all of them pass, or it is a cluster too small for what was asked."""
+_LEASE_NANOSECONDS: Final = 3 * 1_000_000_000
+"""A server that heard nothing from its leader for 4 to 9 s stands for election, so within this nobody else leads."""
+_ELECTION_SECONDS: Final = 15.0
+"""How long a cluster may take to agree on who leads it, some failed elections included."""
+_ASK_AGAIN_SECONDS: Final = 1.0
+"""Who leads a stream may die with the question in hand, and the next one has not heard it."""
+_LEADERLESS_PAUSE_SECONDS: Final = 0.1
+_MOVE_SECONDS: Final = 10.0
+"""Longer than an election takes (4 to 9 s): who hears nothing for that long is cut off with his server."""
 _NAME: Final = re.compile(r"[^\s.*>/\\\x00-\x1f\x7f]+")
 
 Receiver = Callable[[bytes, bytes, bytes | None], None]
@@ -35,6 +47,10 @@ Receiver = Callable[[bytes, bytes, bytes | None], None]
 
 class ConnectionLostError(BusUnreachableError):
     """The connection broke before the answer came."""
+
+
+class LeaderlessError(BusUnreachableError):
+    """JetStream answers that nobody leads just now: an election goes on, or most of the cluster is away."""
 
 
 class DeniedError(BusError):
@@ -71,6 +87,20 @@ def without_password(url: str) -> str:
     return re.sub(r"//[^/@,]*@", "//***@", url)
 
 
+def is_led(cluster: Mapping[str, Any] | None) -> bool:
+    """Return whether what a stream's server says of itself is the stream as it is, by its ``cluster`` part.
+
+    A leader that is cut off from the others goes on answering for ten seconds and more, while they have elected
+    another one and go on appending; and who has no leader answers with what he has. So most of the stream's servers,
+    the leader among them, must have been in touch with each other a moment ago.
+    """
+    if cluster is None:  # a server without a cluster
+        return True
+    others: list[dict[str, Any]] = cluster.get("replicas") or []
+    in_touch = sum(0 < int(other.get("active", 0)) < _LEASE_NANOSECONDS for other in others)
+    return bool(cluster.get("leader")) and 2 * (1 + in_touch) > 1 + len(others)
+
+
 class Connection:
     """A connection that comes back by itself. ``watchers`` are called when it is lost, back, closed or denied."""
 
@@ -93,11 +123,19 @@ class Connection:
         self._requests: dict[bytes, asyncio.Future[Answer]] = {}
         self._logged: set[str] = set()
         self._tokens = 0
+        self._tried: dict[str, float] = {}
+        """When each server was last tried, by its address."""
+        self._unanswered_since: float | None = None
+        """When JetStream began to be silent or leaderless; ``None`` while it answers."""
 
     # --- coming and going
 
     async def open(self, timeout_seconds: float, credentials_file: Path | None, tls: ssl.SSLContext | None) -> None:
-        """Connect; raises BusUnreachableError if nothing answers in time, BusError if it is not what we need."""
+        """Connect; raises BusUnreachableError if nothing answers in time, BusError if it is not what we need.
+
+        The time is for each address: one of them may be a machine that is off. A cluster, once one of it answers,
+        has longer to agree on a leader.
+        """
         addresses = [part.strip() for part in self._url.split(",")]
         for address in addresses:
             if "://" in address and not address.startswith(("nats://", "tls://")):
@@ -115,7 +153,7 @@ class Connection:
                 # For ever; the default gives up after two minutes.
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=cast("int", 0.25),  # a float is fine, whatever its annotation says
-                reconnect_to_server_handler=_next_server,
+                reconnect_to_server_handler=self._next_server,
                 connect_timeout=2,
                 # A half-open connection is noticed after 10 to 15 s, not after 4 to 6 minutes.
                 ping_interval=5,
@@ -127,13 +165,14 @@ class Connection:
             )
         )
         try:
-            await self._connected(connecting, timeout_seconds)
+            await self._connected(connecting, timeout_seconds * len(addresses))
             self.inbox = self.client.new_inbox()
             await self.client.listen(f"{self.inbox}.>", self._on_reply)
             self.receivers[b"r"] = self._on_answer
             self.up = True
+            self._note_server()
             self.last_error = None
-            await self._require_jetstream(timeout_seconds)
+            await self._require_jetstream(timeout_seconds if len(addresses) == 1 else _ELECTION_SECONDS)
         except BaseException:
             await _give_up(connecting)
             await self.close()
@@ -249,6 +288,7 @@ class Connection:
 
     async def _on_back(self) -> None:
         self.denials.clear()
+        self._unanswered_since = None
         self.up = True
         _log.info("connected to NATS at %s again", self.shown_url)
         self._notify()
@@ -260,6 +300,38 @@ class Connection:
         for future in self._requests.values():
             if not future.done():
                 future.set_exception(error)
+
+    def _next_server(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+        """Return where to try next, the server tried longest ago, and after how long.
+
+        So a dead one holds nobody up. Jittered, so that a fleet does not come back all at once.
+        """
+        del info
+        random.shuffle(servers)
+        chosen = min(servers, key=lambda server: self._tried.get(server.uri.netloc, 0.0))
+        self._tried[chosen.uri.netloc] = asyncio.get_running_loop().time()
+        return chosen, random.uniform(0.1, 0.5)  # noqa: S311 - not a secret
+
+    def _note_server(self) -> None:
+        if self.client.connected_url is not None:
+            self._tried[self.client.connected_url.netloc] = asyncio.get_running_loop().time()
+
+    def heard(self) -> None:
+        """Note that JetStream answers."""
+        self._unanswered_since = None
+
+    async def unheard(self) -> None:
+        """Note that JetStream does not answer, or has no leader; after a while of that, go to another server.
+
+        A server that is cut off from its cluster keeps its clients, and can do nothing for them.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        elif now > self._unanswered_since + _MOVE_SECONDS and len(self.client.server_pool) > 1 and self.up:
+            self._unanswered_since = None
+            _log.info("JetStream did not answer for %.0f s; trying another server", _MOVE_SECONDS)
+            await self.client.force_reconnect()
 
     # --- asking
 
@@ -284,8 +356,10 @@ class Connection:
         """Subscribe ``handler`` to an inbox of its own."""
         return await self.client.listen(self.client.new_inbox(), handler)
 
-    async def request(self, subject: str, payload: bytes, headers: bytes, *, deadline: float) -> Answer:
-        """Send one message and return its answer.
+    async def request(
+        self, subject: str, payload: bytes, headers: bytes, *, deadline: float, again: bool = False
+    ) -> Answer:
+        """Send one message and return its answer; with ``again`` it is sent every second until that comes.
 
         Raises ConnectionLostError, NoRespondersError, DeniedError, TimeoutError at ``deadline`` (loop time).
         """
@@ -306,10 +380,12 @@ class Connection:
         self.watchers.add(watch)
         watch()
         try:
-            self.client.write(subject, f"{self.inbox}.r.{token}", headers, payload)
-            self.client.kick()
             async with asyncio.timeout_at(deadline):
-                answer = await future
+                while not future.done():
+                    self.client.write(subject, f"{self.inbox}.r.{token}", headers, payload)
+                    self.client.kick()
+                    await asyncio.wait({future}, timeout=_ASK_AGAIN_SECONDS if again else None)
+            answer = future.result()
         finally:
             self.watchers.discard(watch)
             del self._requests[token.encode()]
@@ -323,30 +399,42 @@ class Connection:
     ) -> dict[str, Any]:
         """Return what JetStream's API answers to ``verb`` about a stream (and a consumer of it).
 
-        Asked again after a lost connection. Raises StreamMissingError, ApiError, DeniedError, NoRespondersError,
-        BusUnreachableError.
+        Asked again after a lost connection, and while nobody leads. Raises StreamMissingError, ApiError, DeniedError,
+        NoRespondersError, BusUnreachableError (LeaderlessError).
         """
         for name in names:
             if not _NAME.fullmatch(name):
                 raise StreamMissingError(f"{name!r} cannot be the name of a stream or consumer")
-        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
         subject = ".".join(("$JS.API", verb, *names))
         payload = b"" if body is None else json.dumps(body).encode()
         while True:
             await self.wait_up(deadline)
             try:
-                answer = await self.request(subject, payload, b"", deadline=deadline)
+                answer = await self.request(subject, payload, b"", deadline=deadline, again=True)
+                result = self._result(json.loads(answer.payload), subject, names)
             except ConnectionLostError:
                 continue
+            except LeaderlessError:
+                await self.unheard()
+                if loop.time() + _LEADERLESS_PAUSE_SECONDS >= deadline:
+                    raise
+                await asyncio.sleep(_LEADERLESS_PAUSE_SECONDS)
             except TimeoutError as error:
+                await self.unheard()
                 raise BusUnreachableError(
                     f"JetStream at {self.shown_url} gave no answer on {subject} within {timeout_seconds:g} s"
                 ) from error
-            return self._result(json.loads(answer.payload), subject, names)
+            else:
+                self.heard()
+                return result
 
     def _result(self, document: dict[str, Any], subject: str, names: tuple[str, ...]) -> dict[str, Any]:
         error: dict[str, Any] | None = document.get("error")
         if error is None:
+            if subject.startswith("$JS.API.STREAM.INFO.") and not is_led(document.get("cluster")):
+                raise LeaderlessError(f"stream {names[0]} at {self.shown_url} has no leader that most servers follow")
             return document
         code = int(error.get("err_code", 0))
         words = f"{error.get('description', 'no reason given')} (NATS error {code})"
@@ -354,6 +442,8 @@ class Connection:
             raise StreamMissingError(
                 f"{words}: there is no stream {names[0]} at {self.shown_url}. `shardbus up` sets the streams up"
             )
+        if code in LEADERLESS:
+            raise LeaderlessError(f"{words}, asked on {subject} at {self.shown_url}")
         raise ApiError(f"{words}, asked on {subject} at {self.shown_url}", code)
 
 
@@ -364,9 +454,3 @@ async def _give_up(connecting: "asyncio.Task[None]") -> None:
         await asyncio.wait({connecting}, timeout=0.1)
     if not connecting.cancelled():
         connecting.exception()  # said already; retrieved, so that nobody complains that it was not
-
-
-def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
-    """Return where to try next and after how long: jittered, so that a fleet does not come back all at once."""
-    del info
-    return random.choice(servers), random.uniform(0.1, 0.5)  # noqa: S311 - not a secret

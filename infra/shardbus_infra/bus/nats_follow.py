@@ -8,11 +8,20 @@ from typing import Final
 from shardbus_infra.bus.nats_connection import Connection
 from shardbus_infra.bus.nats_lookup import find, information
 from shardbus_infra.bus.nats_pull import Puller, Session
-from shardbus_infra.bus.port import Stored, StreamReplacedError, StreamShortenedError
+from shardbus_infra.bus.port import (
+    BusUnreachableError,
+    Stored,
+    StreamInfo,
+    StreamReplacedError,
+    StreamShortenedError,
+)
 from shardbus_infra.bus.wire import Headers, delivery_of, moment
 
 _PULL_MESSAGES: Final = 2000
 """Two pulls of this size overlap: one arrives while the other is worked on."""
+BELIEVED_AFTER_SECONDS: Final = 15.0
+"""How long a stream on several servers must seem to have lost messages before it is believed: until its leader knows
+all that the others have, and one that is cut off has noticed it."""
 _FORGOTTEN_AFTER_NANOSECONDS: Final = 60 * 1_000_000_000
 
 
@@ -68,6 +77,7 @@ class _Follower:
         """The consumer's own count has no holes; the stream's may have."""
         self._created: datetime | None = None
         self._newest: Stored | None = None
+        self._doubted_since: float | None = None
         self._reading: Session | None = None
         self.puller: Puller = Puller(connection, stream, create=self._create, room=self._room)
 
@@ -154,20 +164,30 @@ class _Follower:
                 f"stream {self._stream} was made anew at {info.created}; followed was the one of {self._created}"
             )
         self._created = info.created
-        if newest is None:
+        shortened = await self._shortening(info, newest)
+        if shortened is None:
+            self._doubted_since = None
             return
+        now = asyncio.get_running_loop().time()
+        if self._doubted_since is None:
+            self._doubted_since = now
+        if info.replicas > 1 and now < self._doubted_since + BELIEVED_AFTER_SECONDS:
+            raise BusUnreachableError(f"{shortened}, or its new leader is behind; looking again")
+        raise StreamShortenedError(
+            f"{shortened}: it lost its newest part in a crash, or was restored from an older copy"
+        )
+
+    async def _shortening(self, info: StreamInfo, newest: Stored | None) -> str | None:
+        """Return how the stream lost messages that were read from it; ``None`` if it did not."""
         # A server asked from beyond its end starts at its end, without a word; and a sequence may be given again.
+        if newest is None:
+            return None
         if info.last_sequence < newest.sequence:
-            raise StreamShortenedError(
-                f"stream {self._stream} ends at {info.last_sequence}, but {newest.sequence} was read from it: "
-                "it lost its newest part in a crash, or was restored from an older copy"
-            )
+            return f"stream {self._stream} ends at {info.last_sequence}, but {newest.sequence} was read from it"
         same = await find(self._connection, self._stream, {"seq": newest.sequence})
         if same is not None and same.recorded_at != newest.recorded_at:
-            raise StreamShortenedError(
-                f"message {newest.sequence} of stream {self._stream} is another one than before: the stream "
-                "lost its newest part in a crash, or was restored from an older copy"
-            )
+            return f"message {newest.sequence} of stream {self._stream} is another one than before"
+        return None
 
     async def close(self) -> None:
         """Leave nothing behind on the server."""

@@ -42,4 +42,5 @@ async def information(connection: Connection, stream: str) -> StreamInfo:
         last_sequence=int(state["last_seq"]),
         messages=int(state["messages"]),
         bytes=int(state["bytes"]),
+        replicas=1 + len(answer.get("cluster", {}).get("replicas") or []),
     )

@@ -10,10 +10,10 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from shardbus_infra.bus.nats_connection import Connection, ConnectionLostError
+from shardbus_infra.bus.nats_connection import Connection, ConnectionLostError, LeaderlessError
 from shardbus_infra.bus.nats_lookup import find
 from shardbus_infra.bus.nats_pull import Puller, Session
-from shardbus_infra.bus.port import BusUnreachableError, Stored, WorkItem
+from shardbus_infra.bus.port import BusUnreachableError, NoRespondersError, Stored, WorkItem
 from shardbus_infra.bus.wire import decode_headers, delivery_of, moment
 
 _log = logging.getLogger(__name__)
@@ -23,6 +23,9 @@ _MOST_UNSETTLED: Final = 1000
 """Of all workers together. Delayed items count too, so a small bound would let one delayed item stop the queue."""
 _ANSWER_SECONDS: Final = 2.0
 _ACK_TRIES: Final = 3
+_ELECTION_SECONDS: Final = 15.0
+"""How long a consumer may be without a leader: an election takes 4 to 9 s, and may fail."""
+_LEADERLESS_PAUSE_SECONDS: Final = 0.1
 _PATIENCE_SECONDS: Final = 10 * 365 * 24 * 3600.0
 
 
@@ -160,10 +163,11 @@ class _Item:
         """Say the word until the server confirms it, however long the server is away.
 
         After a crash of the server its consumer may not know of this delivery any more, and leaves the word
-        without an answer. Then either the message is gone, or it comes again.
+        without an answer; in a cluster nobody hears it until the consumer has a new leader. Then either the message
+        is gone, or it comes again.
         """
         connection, loop = self._worker.connection, asyncio.get_running_loop()
-        again = False
+        again, leaderless_until = False, loop.time() + _ELECTION_SECONDS
         try:
             while tries:
                 await connection.wait_up(loop.time() + _PATIENCE_SECONDS)
@@ -175,6 +179,10 @@ class _Item:
                     await connection.request(self._reply.decode(), word, b"", deadline=deadline)
                 except ConnectionLostError:
                     continue
+                except (NoRespondersError, LeaderlessError):
+                    if loop.time() >= leaderless_until:
+                        tries -= 1
+                    await asyncio.sleep(_LEADERLESS_PAUSE_SECONDS)
                 except (BusUnreachableError, TimeoutError):
                     if connection.closed:
                         raise

@@ -118,6 +118,8 @@ class StreamInfo:
     last_sequence: int
     messages: int
     bytes: int
+    replicas: int = 1
+    """On how many servers it is. Of several, one that just became the leader may be a moment behind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _WHEN_ABSENT: Final[Mapping[str, object]] = {
 # What a stream keeps from its first day to its last.
 _FOR_EVER: Final = ("storage", "retention", "persist_mode")
 
+_CREATED: Final = "created"
 _CREATION_PAUSES_SECONDS: Final = (0.05, 0.2, 0.5)
 """How long to wait between tries to create a stream."""
 
@@ -46,6 +47,8 @@ class StreamAdministration(Protocol):
 async def reconcile(bus: StreamAdministration, streams: Sequence[StreamSpec] = STREAMS) -> Sequence[str]:
     """Bring about every stream as declared and return a line for each on what was done.
 
+    What is only wished for (``StreamSpec.wishes``) is so in a new stream, and left as it is found in one that exists.
+
     It may run any number of times, and in many processes at once. Raises StreamDriftError with every option
     that differs and cannot be changed, and BusError with the server's words.
     """
@@ -53,8 +56,9 @@ async def reconcile(bus: StreamAdministration, streams: Sequence[StreamSpec] = S
 
 
 async def _reconcile(bus: StreamAdministration, spec: StreamSpec) -> str:
-    done = await (_create(bus, spec) if await bus.stream_config(spec.name) is None else _update(bus, spec))
-    left = await _differences(bus, spec)
+    new = await bus.stream_config(spec.name) is None
+    done = await (_create(bus, spec) if new else _update(bus, spec))
+    left = await _differences(bus, spec, wishes=new and done.endswith(_CREATED))
     if left:
         raise StreamDriftError(
             f"stream {spec.name} was set up, but the server ignored {_list(left)}. It is probably too old"
@@ -76,7 +80,7 @@ async def _create(bus: StreamAdministration, spec: StreamSpec) -> str:
             await asyncio.sleep(pause)
         else:
             break
-    return f"{spec.name}: created"
+    return f"{spec.name}: {_CREATED}"
 
 
 async def _update(bus: StreamAdministration, spec: StreamSpec) -> str:
@@ -85,8 +89,10 @@ async def _update(bus: StreamAdministration, spec: StreamSpec) -> str:
         return f"{spec.name}: as declared"
     fixed = {name: values for name, values in differing.items() if name in _FOR_EVER}
     if fixed:
+        why = " (readings that one server keeps in memory for a moment cannot be copied to others)"
         raise StreamDriftError(
-            f"stream {spec.name} exists with {_list(fixed)}, which cannot be changed. "
+            f"stream {spec.name} exists with {_list(fixed)}, which cannot be changed"
+            f"{why if 'persist_mode' in fixed and spec.replicas > 1 else ''}. "
             f"Back it up and delete it (`nats stream rm {spec.name}`), or connect to another server or account"
         )
     wanted = {name: declared_value for name, (_, declared_value) in differing.items()}
@@ -97,13 +103,15 @@ async def _update(bus: StreamAdministration, spec: StreamSpec) -> str:
     return f"{spec.name}: changed {_list(differing)}"
 
 
-async def _differences(bus: StreamAdministration, spec: StreamSpec) -> dict[str, tuple[object, object]]:
-    """Return what is set and what is declared, by the option's name, where the two differ."""
+async def _differences(
+    bus: StreamAdministration, spec: StreamSpec, *, wishes: bool = False
+) -> dict[str, tuple[object, object]]:
+    """Return what is set and what is declared, by the option's name, where the two differ; wishes if asked for."""
     found = await bus.stream_config(spec.name) or {}
     return {
         name: (found.get(name, _WHEN_ABSENT.get(name)), wanted)
         for name, wanted in spec.config.items()
-        if not _satisfies(name, found.get(name, _WHEN_ABSENT.get(name)), wanted)
+        if (wishes or name not in spec.wishes) and not _satisfies(name, found.get(name, _WHEN_ABSENT.get(name)), wanted)
     }
 
 

@@ -13,6 +13,8 @@ COMMANDS: Final = "COMMANDS"
 DEAD: Final = "DEAD"
 
 _GIBIBYTE = 1024**3
+_TELEMETRY_MAX_AGE = timedelta(hours=24)
+_TELEMETRY_MAX_BYTES = 2 * _GIBIBYTE
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -31,6 +33,8 @@ class StreamSpec:
     append_only: bool = False
     persist_async: bool = False
     replicas: int = 1
+    wishes: frozenset[str] = frozenset()
+    """Options, in JetStream's words, that nobody has set: a stream that exists keeps its own."""
 
     @property
     def config(self) -> Mapping[str, object]:
@@ -62,26 +66,39 @@ def _nanoseconds(span: timedelta) -> int:
 
 def declared(
     *,
-    telemetry_max_age: timedelta = timedelta(hours=24),
-    telemetry_max_bytes: int = 2 * _GIBIBYTE,
-    telemetry_persist_async: bool = True,
+    telemetry_max_age: timedelta | None = None,
+    telemetry_max_bytes: int | None = None,
+    telemetry_persist_async: bool | None = None,
     dead_max_bytes: int = _GIBIBYTE // 4,
-    replicas: int = 1,
+    replicas: int | None = None,
 ) -> tuple[StreamSpec, ...]:
-    """Return the four streams. A bound in bytes is set aside by the server, so it must fit its storage limit."""
+    """Return the four streams; ``None`` is what is usual for a new stream, and leaves an existing one as it is.
+
+    So a process that was told nothing undoes nothing of what another one was told. A bound in bytes is set aside by
+    the server, so it must fit its storage limit.
+    """
+    # Where every message is flushed before it is acknowledged, telemetry would be held to some 5,000 a second.
+    # Readings are repeated by the next report, so they need not be on the disk when acknowledged: a killed server
+    # forgets its last few milliseconds of them (a follow notices, see StreamShortenedError). Servers refuse the option
+    # on more than one replica, and never change it.
+    copied = replicas is not None and replicas > 1
+    persist_async = not copied if telemetry_persist_async is None else telemetry_persist_async and not copied
+    copies = frozenset({"num_replicas"} if replicas is None else ())
+    unset = {
+        "max_age": telemetry_max_age is None,
+        "max_bytes": telemetry_max_bytes is None,
+        "persist_mode": telemetry_persist_async is None and not copied,
+    }
     return (
         StreamSpec(
             name=TELEMETRY,
             subjects=(subjects.TELEMETRY_ALL, subjects.LINKS_ALL),
             description="Readings of devices and links; advisory, kept for a while",
-            max_age=telemetry_max_age,
-            max_bytes=telemetry_max_bytes,
-            # Where every message is flushed before it is acknowledged, telemetry would be held to some 5,000 a
-            # second. Readings are repeated by the next report, so they need not be on the disk when
-            # acknowledged: a killed server forgets its last few milliseconds of them (a follow notices, see
-            # StreamShortenedError). Servers refuse the option on more than one replica.
-            persist_async=telemetry_persist_async and replicas == 1,
-            replicas=replicas,
+            max_age=_TELEMETRY_MAX_AGE if telemetry_max_age is None else telemetry_max_age,
+            max_bytes=_TELEMETRY_MAX_BYTES if telemetry_max_bytes is None else telemetry_max_bytes,
+            persist_async=persist_async,
+            replicas=replicas or 1,
+            wishes=copies | {name for name, is_unset in unset.items() if is_unset},
         ),
         StreamSpec(
             name=FLEET,
@@ -95,7 +112,8 @@ def declared(
             duplicate_window=timedelta(hours=24),
             # The truth can only be added to.
             append_only=True,
-            replicas=replicas,
+            replicas=replicas or 1,
+            wishes=copies,
         ),
         StreamSpec(
             name=COMMANDS,
@@ -106,7 +124,8 @@ def declared(
             discard="new",
             # A person or a script may retry minutes later.
             duplicate_window=timedelta(minutes=10),
-            replicas=replicas,
+            replicas=replicas or 1,
+            wishes=copies,
         ),
         StreamSpec(
             name=DEAD,
@@ -115,7 +134,8 @@ def declared(
             # Long enough to be noticed and mended, bounded because a broken producer never tires.
             max_age=timedelta(days=30),
             max_bytes=dead_max_bytes,
-            replicas=replicas,
+            replicas=replicas or 1,
+            wishes=copies,
         ),
     )
 

@@ -8,6 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Self
@@ -38,14 +40,40 @@ max_payload: {max_payload}
 {monitoring}
 jetstream {{
     store_dir: {store}
-    # The default acknowledges up to two minutes before the disk has the message.
-    sync_interval: always
+    # The server's own default acknowledges up to two minutes before the disk has the message.
+    sync_interval: {sync_interval}
     max_file_store: {max_file}
     max_memory_store: {max_memory}
     # Telemetry comes in bursts; the default of 10000 messages waiting for a stream refuses them early.
     max_buffered_msgs: 50000
 }}
+{cluster}
 """
+CLUSTER = """\
+cluster {{
+    name: {name}
+    host: {host}
+    port: {port}
+    {advertise}
+    routes: [{routes}]
+    # A route that went silent is given up after 10 to 15 seconds; the default takes minutes.
+    ping_interval: "5s"
+    ping_max: 2
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A server's place in a cluster."""
+
+    cluster: str
+    port: int
+    """Where the other members connect to it."""
+    routes: Sequence[str]
+    """Where it connects to the others, as ``nats://host:port``."""
+    advertise: str | None = None
+    """What it tells the others to connect to, as ``host:port``, if that is not its own."""
 
 
 class EmbeddedNats(EmbeddedServer):
@@ -53,6 +81,8 @@ class EmbeddedNats(EmbeddedServer):
 
     ``port`` 0 takes a free one, the same at every start of this object. What a server left behind by a killed owner
     still holds is stopped first, then started anew: its port and options may differ from ours, its data does not.
+    ``sync_interval`` is NATS' own word for when a message is flushed to the disk; only benchmarks change it. With a
+    ``membership`` it is one of a cluster, and ``start`` returns once enough of its members run to answer.
     Raises EmbeddedServerError and its kinds, with what to do.
     """
 
@@ -63,11 +93,15 @@ class EmbeddedNats(EmbeddedServer):
         port: int = 0,
         max_file_bytes: int = MAX_FILE_BYTES,
         monitoring_port: int | None = None,
+        membership: Membership | None = None,
+        sync_interval: str = "always",
         start_timeout_seconds: float = 60,
     ) -> None:
         super().__init__(DataFolder(Path(data_dir), kind="nats"), what=WHAT, port=port, stop=STOP)
         self._max_file_bytes = max_file_bytes
         self._monitoring_port = monitoring_port
+        self.membership = membership
+        self._sync_interval = sync_interval
         self._start_timeout_seconds = start_timeout_seconds
 
     @property
@@ -92,7 +126,7 @@ class EmbeddedNats(EmbeddedServer):
         return self
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         """The server's name, the same for the same folder: tells it from a stranger on the port."""
         return f"shardbus-{hashlib.sha256(str(self._folder.path).encode()).hexdigest()[:12]}"
 
@@ -117,9 +151,7 @@ class EmbeddedNats(EmbeddedServer):
         )
         try:
             self._folder.server_pid = process.pid
-            process.wait_until(
-                lambda: answers(self._port, name=self._name), timeout_seconds=self._start_timeout_seconds
-            )
+            process.wait_until(lambda: answers(self._port, name=self.name), timeout_seconds=self._start_timeout_seconds)
         except BaseException:
             process.kill()
             self._folder.server_pid = None
@@ -128,14 +160,26 @@ class EmbeddedNats(EmbeddedServer):
 
     def _configuration(self) -> str:
         return CONFIGURATION.format(
-            name=self._name,
+            name=self.name,
             host=HOST,
             port=self._port,
             max_payload=MAX_PAYLOAD_BYTES,
             monitoring=f'http: "{HOST}:{self._monitoring_port}"' if self._monitoring_port else "# no monitoring page",
             store=json.dumps(str(self._folder.path / "jetstream"), ensure_ascii=False),
+            sync_interval=self._sync_interval,
             max_file=self._max_file_bytes,
             max_memory=MAX_MEMORY_BYTES,
+            cluster=self._cluster_configuration(),
+        )
+
+    def _cluster_configuration(self) -> str:
+        member = self.membership
+        if member is None:
+            return "# no cluster"
+        routes = ", ".join(json.dumps(route) for route in member.routes)
+        advertise = f"advertise: {json.dumps(member.advertise)}" if member.advertise else "# reached where it listens"
+        return CLUSTER.format(
+            name=json.dumps(member.cluster), host=HOST, port=member.port, routes=routes, advertise=advertise
         )
 
 

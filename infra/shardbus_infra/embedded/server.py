@@ -1,5 +1,7 @@
 """What the embedded servers share: a data folder, a port, a child process, and how they start and stop."""
 
+import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +65,18 @@ class EmbeddedServer(ABC):
         if self._process:
             self._process.kill()
         self.stop()
+
+    def freeze(self) -> None:
+        """Have it do nothing at all until ``thaw``: it keeps its connections and answers nobody."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after ``freeze``."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process and self._process.alive:
+            os.kill(self._process.pid, number)
 
     def __enter__(self) -> Self:
         """Start it."""

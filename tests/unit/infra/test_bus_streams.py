@@ -121,6 +121,28 @@ def test_copies_added_by_hand_are_kept() -> None:
     asyncio.run(scenario())
 
 
+def test_what_nobody_set_is_left_as_somebody_else_set_it() -> None:
+    async def scenario() -> None:
+        by_one = declared(telemetry_max_age=timedelta(hours=1), telemetry_max_bytes=5_000_000, replicas=3)
+        bus = MemoryBus(by_one)
+        assert await reconcile(bus) == [f"{spec.name}: as declared" for spec in STREAMS]
+        by_another = declared(telemetry_max_bytes=6_000_000)
+        done = await reconcile(bus, by_another)
+        assert done[0] == "TELEMETRY: changed max_bytes 5000000 instead of 6000000"
+        config = await bus.stream_config(TELEMETRY)
+        assert config is not None
+        assert (config["max_age"], config["num_replicas"]) == (HOUR, 3)
+
+    asyncio.run(scenario())
+
+
+def test_readings_kept_by_one_server_alone_cannot_be_copied_and_it_is_said_why() -> None:
+    with pytest.raises(
+        StreamDriftError, match=r"persist_mode 'async' instead of 'default'.*cannot be copied.*stream rm"
+    ):
+        asyncio.run(reconcile(MemoryBus(), declared(replicas=3)))
+
+
 def test_an_id_may_come_again_after_its_window() -> None:
     async def scenario() -> None:
         clock = [datetime(2026, 11, 1, tzinfo=UTC)]
