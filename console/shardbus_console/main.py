@@ -24,6 +24,7 @@ _GROUPS: Final = (
     "top",
     "models",
     "history",
+    "replay",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

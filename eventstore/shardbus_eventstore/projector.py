@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import psycopg
 from opentelemetry.trace import Span, SpanKind
 from shardbus_infra.bus.dead_letters import bury
-from shardbus_infra.bus.port import Bus, BusError, Stored
+from shardbus_infra.bus.port import Bus, BusError, Log, Stored, StreamInfo
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.observability import extract, metrics, tracer
 from sqlalchemy import Engine
@@ -60,7 +60,9 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
     engine = open_engine(settings.postgres_url, application_name="shardbus projector")
     quitting = asyncio.Event()
     projecting = [
-        asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
+        asyncio.create_task(
+            StreamProjector(bus, engine, stream, settings, quitting, graveyard=bus).run(), name=f"project {stream}"
+        )
         for stream in STREAMS
     ]
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
@@ -93,8 +95,19 @@ async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
 class StreamProjector:
     """Projects one stream, over outages of the servers and other projectors' lives."""
 
-    def __init__(self, bus: Bus, engine: Engine, stream: str, settings: ProjectorSettings, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        bus: Log,
+        engine: Engine,
+        stream: str,
+        settings: ProjectorSettings,
+        stop: asyncio.Event,
+        *,
+        graveyard: Bus | None,
+    ) -> None:
         self._bus = bus
+        self._graveyard = graveyard
+        """Where refused messages go; ``None`` in a replay, which tells nobody anything."""
         self._engine = engine
         self._stream = stream
         self._settings = settings
@@ -115,10 +128,13 @@ class StreamProjector:
             except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
                 await self._wait_after(error)
 
+    def _open(self, info: StreamInfo) -> Projection | None:
+        return Projection.open(self._engine, info)
+
     async def _once(self) -> None:
         """Project for as long as everything holds: one connection to Postgres, one following of the stream."""
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: Projection.open(self._engine, info))
+        projection = await _in_thread(lambda: self._open(info))
         if projection is None:
             if not self._standing_by:
                 log.info("another projector has %s; standing by", self._stream)
@@ -197,7 +213,7 @@ class StreamProjector:
                 span.end()
         self._failures = 0
         self._count(taken)
-        if self._stream == TELEMETRY:
+        if self._stream == TELEMETRY and self._graveyard:
             self._unknown_devices.note(batch, taken.changes)
 
     def _spans(self, batch: Sequence[Stored], taken: Taken) -> Sequence[Span]:
@@ -230,10 +246,12 @@ class StreamProjector:
 
     async def _bury(self, rejected: Sequence[Rejected]) -> None:
         """Put what was refused into ``DEAD``, before the position moves past it: rather twice than never."""
+        if self._graveyard is None:
+            return
         for refused in rejected:
             log.warning("refused %s:%d: %s", self._stream, refused.stored.sequence, refused.reason)
             if self._stream != DEAD:  # an unreadable dead letter would bury itself for ever
-                await bury(self._bus, refused.stored, code=refused.code, reason=refused.reason, seen_by=SEEN_BY)
+                await bury(self._graveyard, refused.stored, code=refused.code, reason=refused.reason, seen_by=SEEN_BY)
             metrics.buried(stream=self._stream, code=refused.code)
 
     async def _keep_house(self, projection: Projection, *, idle: bool) -> bool:
