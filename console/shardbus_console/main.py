@@ -25,6 +25,7 @@ _GROUPS: Final = (
     "models",
     "history",
     "replay",
+    "dead",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -41,6 +41,7 @@ class ReplayView(replay.Watch):
         self._bars.stop()
 
     def progress(self, streams: Sequence[replay.Progress]) -> None:
+        """Move the bars; where there is no terminal, print a line now and then."""
         now = time.monotonic()
         rates = {each.stream: rate_text(each, now - self._began) for each in streams}
         if not self._bars.disable:
@@ -54,6 +55,7 @@ class ReplayView(replay.Watch):
             say("; ".join(f"{each.stream} {each.sequence:,} of {each.last:,}{rates[each.stream]}" for each in streams))
 
     def say(self, text: str) -> None:
+        """Print a sentence."""
         say(text)
 
 

@@ -91,6 +91,7 @@ class ShadowProjection(Projection):
 
     @classmethod
     def open(cls, engine: Engine, info: StreamInfo) -> Self | None:
+        """Return the projection, or ``None`` while the lock of one before is not yet free."""
         projection = super().open(engine, info)
         if projection is not None:
             # A crash of Postgres may take the last commits, each whole. The switch waits for the disk.
@@ -130,6 +131,7 @@ class ShadowProjector(StreamProjector):
         self._away_since: float | None = None
 
     async def run(self) -> None:
+        """Project until stopped; raises ReplayError when a server is away for too long."""
         while not self._stop.is_set():
             try:
                 await self._once()
