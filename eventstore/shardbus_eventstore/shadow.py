@@ -55,9 +55,7 @@ def drop(connection: Connection, schema: str) -> None:
 def exists(connection: Connection, schema: str) -> bool:
     """Return whether there is such a schema."""
     with connection.begin():
-        return (
-            connection.scalar(text("SELECT FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}) is not None
-        )
+        return bool(connection.scalar(text("SELECT to_regnamespace(:schema) IS NOT NULL"), {"schema": schema}))
 
 
 def positions(connection: Connection, schema: str) -> dict[str, Checkpoint]:
