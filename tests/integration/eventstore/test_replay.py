@@ -473,6 +473,25 @@ def test_a_comparison_is_right_while_telemetry_flows(nats_url: str, postgres_url
     asyncio.run(scenario())
 
 
+def test_a_comparison_is_right_although_an_interrupted_replay_was_ahead_of_the_live_one(
+    nats_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "BATCH", 20)
+
+    async def scenario() -> None:
+        async with projected_fleet(nats_url, postgres_url) as bus:
+            await say(bus, ticks(200, 1000))
+            with pytest.raises(Interrupted):
+                await replay(bus, settings_for(postgres_url), watch=InterruptAt(300))
+            done = await rehearse(bus, settings_for(postgres_url), comparing=True)
+            assert not done.resumed
+            assert done.positions[TELEMETRY] == 202
+            assert done.comparison is not None
+            assert done.comparison.differences == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_rehearsal_needs_tables_of_this_program(postgres_url: str) -> None:
     with pytest.raises(SchemaError, match="start `shardbus projector` of this version once"):
         asyncio.run(rehearse(MemoryBus(), settings_for(postgres_url)))
