@@ -5,17 +5,27 @@ import contextlib
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shardbus_eventstore import replay as replaying
 from shardbus_eventstore.carry_over import SHADOW
-from shardbus_eventstore.errors import HistoryDivergedError, ReadModelInUseError, ReplayRunsError, SchemaError
+from shardbus_eventstore.errors import (
+    HistoryDivergedError,
+    ProjectorFencedError,
+    ReadModelInUseError,
+    ReplayRunsError,
+    SchemaError,
+)
+from shardbus_eventstore.intake import take
 from shardbus_eventstore.migrate import upgrade
+from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model import queries
 from shardbus_eventstore.read_model.database import LIVE, open_engine, snapshot
 from shardbus_eventstore.replay import Progress, Replayed, Watch, rehearse, replay
 from shardbus_eventstore.shadow import REPLACED, only_replay
+from shardbus_eventstore.switch import switch
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.publish import outgoing
@@ -33,6 +43,7 @@ from support.projecting import (
     caught_up,
     projector,
     settings_for,
+    whole_stream,
 )
 from support.waiting import until
 
@@ -343,6 +354,48 @@ def test_killed_at_any_moment_a_replay_is_gone_on_with(nats_url: str, postgres_u
             await caught_up(bus, postgres_url)
             await assert_read_model_is_the_fold(bus, postgres_url)
             assert schemas(postgres_url) == {LIVE}
+
+    asyncio.run(scenario())
+
+
+def test_what_a_projector_had_in_hand_at_the_switch_is_refused(nats_url: str, postgres_url: str) -> None:
+    async def scenario() -> None:
+        async with bus_with_streams(nats_url) as bus:
+            await say(bus, ticks(0, 3))
+            await replay(bus, settings_for(postgres_url))
+            info, batch = await bus.info(TELEMETRY), await whole_stream(bus, TELEMETRY)
+            engine = open_engine(postgres_url)
+            execute(postgres_url, "UPDATE checkpoints SET epoch = 0")  # so that it is the shadow's by chance
+            found: list[Projection] = []
+
+            def opened() -> bool:
+                projection = Projection.open(engine, info)
+                found.extend([projection] if projection else [])
+                return bool(found)
+
+            await until(opened)
+            with contextlib.closing(found[0]) as projection:
+                assert projection.checkpoint.epoch == 1
+                await replay(bus, settings_for(postgres_url))
+                late = take(projection.state, [replace(batch[-1], sequence=4)])
+                with pytest.raises(ProjectorFencedError):
+                    projection.commit(late, 4, START)
+            await assert_read_model_is_the_fold(bus, postgres_url)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_behind_the_live_one_does_not_take_its_place(nats_url: str, postgres_url: str) -> None:
+    async def scenario() -> None:
+        async with projected_fleet(nats_url, postgres_url):
+            with only_replay(postgres_url) as connection:
+                replaying.shadow.begin(connection, postgres_url)
+                outcome = switch(connection)
+                assert outcome == (
+                    "the rebuilt read model is behind the live one: DEAD 0 of 1, FLEET 0 of 16, TELEMETRY 0 of 202"
+                )
+            assert schemas(postgres_url) == {LIVE, SHADOW}
+            assert scalar(postgres_url, "SELECT count(*) FROM nodes") == NODES
 
     asyncio.run(scenario())
 
