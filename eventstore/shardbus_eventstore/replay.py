@@ -40,7 +40,6 @@ _PATIENCE_SECONDS: Final = 30.0
 """How long a server may be away in the middle of a replay."""
 _WATCH_SECONDS: Final = 0.05
 _SWITCH_PAUSE_SECONDS: Final = 0.5
-_BOTH: Final = (LIVE, SHADOW)
 _MOST_ROUNDS: Final = 10
 _NEAR_SECONDS: Final = 2.0
 """A comparison holds one moment of the live read model for about as long as this."""
@@ -320,13 +319,13 @@ async def _ready(
         if await _in_thread(lambda: shadow.exists(connection, shadow.REPLACED)):
             watch.say(f"dropping {shadow.REPLACED}, which a replay left behind after its switch")
             await _in_thread(lambda: shadow.drop(connection, shadow.REPLACED))
-        held = await _held(log, connection)
+        surveyed = await _survey(log, connection)
         if not forget:
-            await _in_thread(lambda: shadow.refuse_other_history(connection, held))
-        resumed = not start_over and await _in_thread(lambda: shadow.can_be_resumed(connection, held))
-        if resumed and not_past_live:
-            live, rebuilt = [await _in_thread(lambda each=each: shadow.positions(connection, each)) for each in _BOTH]
-            resumed = all(name in live and at.sequence <= live[name].sequence for name, at in rebuilt.items())
+            surveyed.verify(surveyed.live)
+        resumed = not start_over and await _in_thread(lambda: shadow.can_be_resumed(connection, surveyed))
+        if not_past_live:
+            live = surveyed.live
+            resumed &= all(name in live and at.sequence <= live[name].sequence for name, at in surveyed.shadow.items())
         if not resumed:
             await _in_thread(lambda: shadow.begin(connection, url))
         else:
@@ -337,14 +336,12 @@ async def _ready(
         gc.set_threshold(*thresholds)
 
 
-async def _held(log: Log, connection: Connection) -> shadow.Held:
-    """Return the streams, and what they hold at the positions of both read models."""
-    asked = [await _in_thread(lambda each=each: shadow.positions(connection, each)) for each in _BOTH]
-    held: dict[str, tuple[StreamInfo, dict[int, shadow.Stored | None]]] = {}
-    for stream in STREAMS:
-        sequences = {at.sequence for each in asked for name, at in each.items() if name == stream and at.sequence}
-        held[stream] = await log.info(stream), {number: await log.get(stream, number) for number in sequences}
-    return held
+async def _survey(log: Log, connection: Connection) -> shadow.Surveyed:
+    live, rebuilt = [await _in_thread(lambda each=each: shadow.positions(connection, each)) for each in (LIVE, SHADOW)]
+    streams = {stream: await log.info(stream) for stream in STREAMS}
+    asked = {(stream, at.sequence) for each in (live, rebuilt) for stream, at in each.items() if stream in streams}
+    held = {(stream, sequence): await log.get(stream, sequence) for stream, sequence in asked if sequence}
+    return shadow.Surveyed(live, rebuilt, streams, held)
 
 
 async def _switch(connection: Connection, watch: Watch, *, wait: bool) -> Mapping[str, int]:

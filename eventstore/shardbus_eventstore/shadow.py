@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from psycopg import Connection as PsycopgConnection
@@ -26,8 +27,22 @@ REPLACED: Final = "shardbus_replaced"
 _PATIENCE_SECONDS: Final = 5.0
 """How long a replay that was killed may hold its lock after its death."""
 
-Held = Mapping[str, tuple[StreamInfo, Mapping[int, Stored | None]]]
-"""The streams as they are, and what each holds at the positions that were asked about."""
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """Both read models and the streams; the streams were asked last, so they hold all that the read models had read."""
+
+    live: Mapping[str, Checkpoint]
+    shadow: Mapping[str, Checkpoint]
+    streams: Mapping[str, StreamInfo]
+    held: Mapping[tuple[str, int], Stored | None]
+    """What each stream holds at the positions of the two."""
+
+    def verify(self, positions: Mapping[str, Checkpoint]) -> None:
+        """Raise HistoryDivergedError unless ``positions``, one of the two, are positions of these streams."""
+        for stream, checkpoint in positions.items():
+            if checkpoint.sequence:
+                verify(checkpoint, self.streams[stream], self.held.get((stream, checkpoint.sequence)))
 
 
 @contextmanager
@@ -75,17 +90,15 @@ def checkpoints_in(connection: Connection, schema: str) -> dict[str, Checkpoint]
     return {row.stream: Checkpoint(*row) for row in connection.execute(query)}
 
 
-def can_be_resumed(connection: Connection, held: Held) -> bool:
+def can_be_resumed(connection: Connection, surveyed: Surveyed) -> bool:
     """Return whether the shadow was begun by this very program, from these very streams."""
     with connection.begin():
-        described = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :schema")
+        described = text("SELECT obj_description(to_regnamespace(:schema), 'pg_namespace')")
         if connection.scalar(described, {"schema": SHADOW}) != program():
             return False
     try:
-        for stream, checkpoint in positions(connection, SHADOW).items():
-            info, messages = held[stream]
-            verify(checkpoint, info, messages.get(checkpoint.sequence))
-    except (HistoryDivergedError, KeyError):
+        surveyed.verify(surveyed.shadow)
+    except HistoryDivergedError:
         return False
     return True
 
@@ -103,14 +116,6 @@ def program() -> str:
     types = sorted((name, version_of(model)) for name, model in MESSAGE_TYPES.items())
     known = json.dumps([head_revision(), VERSION, types])
     return f"replay by {hashlib.sha256(known.encode()).hexdigest()}"
-
-
-def refuse_other_history(connection: Connection, held: Held) -> None:
-    """Raise HistoryDivergedError if the live read model was folded from other streams than those."""
-    for stream, checkpoint in positions(connection, LIVE).items():
-        info, messages = held[stream]
-        if checkpoint.sequence:
-            verify(checkpoint, info, messages.get(checkpoint.sequence))
 
 
 def refuse_what_would_be_lost(connection: Connection) -> None:

@@ -346,7 +346,7 @@ def test_killed_at_any_moment_a_replay_is_gone_on_with(nats_url: str, postgres_u
             for death in range(4):
                 log = tmp_path / f"{death}.log"
                 with running("replay", log=log, **urls) as process:
-                    await until(lambda: {SHADOW, REPLACED} & schemas(postgres_url) or not process.alive)
+                    await until(lambda: {SHADOW, REPLACED} & schemas(postgres_url) or not process.alive, within=60)
                     await asyncio.sleep(seed.uniform(0, 0.6))
                     process.kill()
                 await say(bus, ticks(2000 + 10 * death, 2010 + 10 * death))
