@@ -11,6 +11,8 @@ from shardbus_eventstore.errors import (
     EventStoreError,
     HistoryDivergedError,
     HistoryLostError,
+    ReadModelInUseError,
+    ReplayRunsError,
     SchemaError,
 )
 from shardbus_infra.bus.port import AppendRejectedError, BusError, WrongSequenceError
@@ -60,7 +62,7 @@ def exit_code_of(error: Exception) -> Exit | None:
             return code
         case WrongSequenceError() | PortInUseError() | DataFolderInUseError():
             return Exit.CONFLICT
-        case HistoryDivergedError() | HistoryLostError():
+        case HistoryDivergedError() | HistoryLostError() | ReplayRunsError() | ReadModelInUseError():
             return Exit.CONFLICT  # the stream and the read model contradict each other
         case InfraError() | FileError() | ValidationError() | DatabaseRightsError() | SchemaError():
             return Exit.USAGE

@@ -25,6 +25,8 @@ _GROUPS: Final = (
     "models",
     "history",
     "device_history",
+    "replay",
+    "dead",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -19,7 +19,7 @@ from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 TABLES_OF: Final = {
     TELEMETRY: ("device_states", "device_history", "node_heard", "links"),
     FLEET: ("nodes", "devices", "models", "instances", "shards", "decisions", "refusals"),
-    DEAD: ("dead_letters",),
+    DEAD: ("dead_letters", "retried_letters"),
 }
 """Which tables a stream's projection alone writes."""
 

@@ -11,6 +11,7 @@ from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
     DeadLettered,
+    DeadLetterRetried,
     DeviceGPUStateUpdated,
     FleetEvent,
     GPUBandwidthMeasured,
@@ -44,6 +45,7 @@ _STREAM_OF: Final[dict[type, str]] = {
     **dict.fromkeys(get_args(TelemetryEvent), TELEMETRY),
     **dict.fromkeys(get_args(FleetEvent), FLEET),
     DeadLettered: DEAD,
+    DeadLetterRetried: DEAD,
 }
 
 

@@ -40,3 +40,15 @@ class SharingError(EventStoreError):
 
 class ProjectorFencedError(EventStoreError):
     """Another projector took over; this one may write nothing any more."""
+
+
+class ReplayRunsError(EventStoreError):
+    """Another process replays already."""
+
+
+class ReplayError(EventStoreError):
+    """A replay cannot go on; what it did so far stays for the next."""
+
+
+class ReadModelInUseError(EventStoreError):
+    """Something of other people's hangs on the tables that are to be replaced."""

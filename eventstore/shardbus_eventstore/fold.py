@@ -11,6 +11,7 @@ from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
     CommandRejected,
     DeadLettered,
+    DeadLetterRetried,
     DeviceFaulted,
     DeviceGPUStateUpdated,
     DeviceLost,
@@ -47,10 +48,12 @@ from shardbus_eventstore.state import (
     ModelRecord,
     NodeHeard,
     NodeRecord,
+    RetriedLetter,
 )
 
 _MOST = 2**62
 _READINGS = (DeviceGPUStateUpdated, GPUBandwidthMeasured)  # a union would be made anew at each use
+_LETTERS = (DeadLettered, DeadLetterRetried)
 
 _key = lru_cache(maxsize=65_536)(DeviceKey.of)
 
@@ -71,6 +74,7 @@ class Changes:
     instances: AbstractSet[InstanceId]
     decisions: AbstractSet[CommandId]
     dead_letters: AbstractSet[DeadLetterKey]
+    retried_letters: AbstractSet[DeadLetterKey]
     readings: Sequence[DeviceStateRecord]
     """Every accepted reading in order, also those that a later one of the same device replaced."""
 
@@ -169,6 +173,7 @@ class _Draft:
         self.instances = _Table(state.instances)
         self.decisions = _Table(state.decisions)
         self.dead_letters = _Table(state.dead_letters)
+        self.retried_letters = _Table(state.retried_letters)
         self._positions = dict(state.positions)
         self._ignored = dict(state.ignored)
         self.readings: list[DeviceStateRecord] = []
@@ -182,7 +187,7 @@ class _Draft:
             changed = self._telemetry(message, received)
         elif stream == FLEET and isinstance(message, FleetEvent):
             changed = self._fleet(message, received)
-        elif stream == DEAD and isinstance(message, DeadLettered):
+        elif stream == DEAD and isinstance(message, _LETTERS):
             changed = self._dead(message, received)
         else:
             # A message in a stream where its type has no place must not touch that stream's neighbours' state.
@@ -201,6 +206,7 @@ class _Draft:
             instances=self.instances.result(),
             decisions=self.decisions.result(),
             dead_letters=self.dead_letters.result(),
+            retried_letters=self.retried_letters.result(),
             positions=self._positions,
             ignored=self._ignored,
         )
@@ -216,6 +222,7 @@ class _Draft:
             instances=self.instances.touched,
             decisions=self.decisions.touched,
             dead_letters=self.dead_letters.touched,
+            retried_letters=self.retried_letters.touched,
             readings=tuple(self.readings),
         )
 
@@ -375,8 +382,14 @@ class _Draft:
             ),
         )
 
-    def _dead(self, letter: DeadLettered, received: Received[FrozenModel]) -> bool:
-        record = DeadLetterRecord(letter, received.sequence, received.recorded_at)
+    def _dead(self, message: DeadLettered | DeadLetterRetried, received: Received[FrozenModel]) -> bool:
+        """Note a letter, or that it is done with; what was said first stays."""
+        if isinstance(message, DeadLetterRetried):
+            done = RetriedLetter(message, received.sequence, received.recorded_at)
+            if self.retried_letters.get(done.key) is None:
+                self.retried_letters.put(done.key, done)
+            return True
+        record = DeadLetterRecord(message, received.sequence, received.recorded_at)
         if self.dead_letters.get(record.key) is None:
             self.dead_letters.put(record.key, record)
         return True

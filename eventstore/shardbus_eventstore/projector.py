@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import psycopg
 from opentelemetry.trace import Span, SpanKind
 from shardbus_infra.bus.dead_letters import bury
-from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, Stored, StreamInfo
+from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, Log, Stored, StreamInfo
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.observability import extract, metrics, tracer
 from shardbus_schemas.events import DeviceGPUStateUpdated
@@ -67,10 +67,14 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
     quitting = asyncio.Event()
     room = asyncio.Semaphore(settings.projector_partitions_held or settings.projector_partitions)
     shared = [
-        StreamProjector(bus, engine, TELEMETRY, settings, quitting, part=part, room=room)
+        StreamProjector(bus, engine, TELEMETRY, settings, quitting, graveyard=bus, part=part, room=room)
         for part in Part.all_of(TELEMETRY, settings.projector_partitions)
     ]
-    whole = [StreamProjector(bus, engine, stream, settings, quitting) for stream in STREAMS if stream != TELEMETRY]
+    whole = [
+        StreamProjector(bus, engine, stream, settings, quitting, graveyard=bus)
+        for stream in STREAMS
+        if stream != TELEMETRY
+    ]
     projecting = [
         asyncio.create_task(projector.run(), name=f"project {projector.part.name}") for projector in (*shared, *whole)
     ]
@@ -107,12 +111,13 @@ class StreamProjector:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: Log,
         engine: Engine,
         stream: str,
         settings: ProjectorSettings,
         stop: asyncio.Event,
         *,
+        graveyard: Bus | None,
         part: Part | None = None,
         room: asyncio.Semaphore | None = None,
     ) -> None:
@@ -120,6 +125,8 @@ class StreamProjector:
         self._room = room or asyncio.Semaphore(1)
         """How many more parts this process may hold."""
         self._bus = bus
+        self._graveyard = graveyard
+        """Where refused messages go; ``None`` in a replay, which tells nobody anything."""
         self._engine = engine
         self._stream = stream
         self._settings = settings
@@ -152,6 +159,9 @@ class StreamProjector:
             except (BusError, DatabaseUnreachableError, DBAPIError, psycopg.Error) as error:
                 await self._wait_after(error)
 
+    def _open(self, info: StreamInfo) -> Projection | None:
+        return Projection.open(self._engine, info, part=self.part, held=self._epoch)
+
     async def _once(self) -> bool:
         """Project for as long as everything holds: one connection to Postgres, one following of the stream.
 
@@ -160,7 +170,7 @@ class StreamProjector:
         if self._stop.is_set():
             return True
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: Projection.open(self._engine, info, part=self.part, held=self._epoch))
+        projection = await _in_thread(lambda: self._open(info))
         if projection is None:
             if not self._standing_by:
                 log.info("another projector has %s; standing by", self.part.name)
@@ -278,7 +288,7 @@ class StreamProjector:
                 span.end()
         self._failures = 0
         self._count(taken)
-        if self._stream == TELEMETRY:
+        if self._stream == TELEMETRY and self._graveyard:
             self._unknown_devices.note(batch, taken.changes)
 
     def _heed(self, checkpoint: Checkpoint, last: int) -> None:
@@ -359,10 +369,12 @@ class StreamProjector:
 
     async def _bury(self, rejected: Sequence[Rejected]) -> None:
         """Put what was refused into ``DEAD``, before the position moves past it: rather twice than never."""
+        if self._graveyard is None:
+            return
         for refused in rejected:
             log.warning("refused %s:%d: %s", self._stream, refused.stored.sequence, refused.reason)
             if self._stream != DEAD:  # an unreadable dead letter would bury itself for ever
-                await bury(self._bus, refused.stored, code=refused.code, reason=refused.reason, seen_by=SEEN_BY)
+                await bury(self._graveyard, refused.stored, code=refused.code, reason=refused.reason, seen_by=SEEN_BY)
             metrics.buried(stream=self._stream, code=refused.code)
 
     async def _keep_house(self, projection: Projection, *, idle: bool) -> bool:

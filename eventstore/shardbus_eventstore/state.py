@@ -13,6 +13,7 @@ from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import (
     CommandRejected,
     DeadLettered,
+    DeadLetterRetried,
     DeviceFaulted,
     GPUBandwidthMeasured,
     InstanceDeleted,
@@ -187,6 +188,21 @@ class DeadLetterRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RetriedLetter:
+    """A dead letter that could be read later."""
+
+    retried: DeadLetterRetried
+    sequence: int
+    """Of that word in ``DEAD``, when it was said first."""
+    recorded_at: datetime
+
+    @property
+    def key(self) -> DeadLetterKey:
+        """The letter's key."""
+        return (self.retried.stream, self.retried.sequence, self.retried.recorded_at, self.retried.seen_by)
+
+
+@dataclass(frozen=True, slots=True)
 class FleetState:
     """Everything the streams said, as of ``positions``. The maps are never changed once published."""
 
@@ -204,6 +220,7 @@ class FleetState:
     dead_letters: Mapping[DeadLetterKey, DeadLetterRecord] = field(
         default_factory=dict[DeadLetterKey, DeadLetterRecord]
     )
+    retried_letters: Mapping[DeadLetterKey, RetriedLetter] = field(default_factory=dict[DeadLetterKey, RetriedLetter])
     # Each stream touches its own entry.
     positions: Mapping[str, int] = field(default_factory=dict[str, int])
     """Stream to the last sequence folded."""

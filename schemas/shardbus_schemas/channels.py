@@ -89,7 +89,7 @@ CHANNELS: tuple[Channel, ...] = (
         "dead",
         f"{PREFIX}.dead.{{stream}}",
         "DEAD",
-        "Messages of a stream that could not be understood.",
-        (events.DeadLettered,),
+        "Messages of a stream that could not be understood, and which of them could be later.",
+        (events.DeadLettered, events.DeadLetterRetried),
     ),
 )

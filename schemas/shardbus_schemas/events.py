@@ -265,6 +265,23 @@ class DeadLettered(FrozenModel):
     """The consumer that gave up on it."""
 
 
+class DeadLetterRetried(FrozenModel):
+    """A dead letter was read after all, and its message is where it belongs: nobody needs to try it again."""
+
+    TYPE: ClassVar[str] = "DeadLetterRetried"
+    VERSION: ClassVar[int] = 1
+
+    stream: Annotated[str, Field(min_length=1)]
+    """With the next three what names the letter: where its message was, when it came, and who gave up on it."""
+    sequence: Annotated[int, Field(ge=1)]
+    recorded_at: UtcDatetime
+    seen_by: str
+    outcome: Literal["folded", "published"]
+    """Folded in its place by a rebuild of the read model, or published again."""
+    published_sequence: Annotated[int, Field(ge=1)] | None = None
+    """Where the message is now, if it was published again."""
+
+
 TelemetryEvent = DeviceGPUStateUpdated | GPUBandwidthMeasured
 FleetEvent = (
     NodeJoined

@@ -20,7 +20,7 @@ MessageT_co = TypeVar("MessageT_co", bound=FrozenModel, covariant=True)
 COMMAND_TYPES: Final = cast("tuple[type[commands.Command], ...]", get_args(commands.Command))
 EVENT_TYPES: Final = cast("tuple[type[events.Event], ...]", get_args(events.Event))
 MESSAGE_TYPES: Final[Mapping[str, type[FrozenModel]]] = {
-    message.TYPE: message for message in (*EVENT_TYPES, *COMMAND_TYPES, events.DeadLettered)
+    message.TYPE: message for message in (*EVENT_TYPES, *COMMAND_TYPES, events.DeadLettered, events.DeadLetterRetried)
 }
 
 _COMMAND_BY_VERB: Final[Mapping[str, str]] = {
@@ -100,7 +100,7 @@ def subject_of(message: FrozenModel) -> str:
             return subjects.event("refusal", message.command_id)
         case events.CommandRejected() | events.PlacementPreviewed():
             return subjects.event("command", message.command_id)
-        case events.DeadLettered():
+        case events.DeadLettered() | events.DeadLetterRetried():
             return subjects.dead(message.stream)
         case commands.Place():
             return subjects.command("place")

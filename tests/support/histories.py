@@ -12,7 +12,7 @@ from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.publish import outgoing
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.devices import DeviceFacts
-from shardbus_schemas.events import DeadLettered, FleetEvent, TelemetryEvent
+from shardbus_schemas.events import DeadLettered, DeadLetterRetried, FleetEvent, TelemetryEvent
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.registry import encode
@@ -24,6 +24,7 @@ STREAM_OF = {
     **dict.fromkeys(get_args(TelemetryEvent), TELEMETRY),
     **dict.fromkeys(get_args(FleetEvent), FLEET),
     DeadLettered: DEAD,
+    DeadLetterRetried: DEAD,
 }
 
 
@@ -96,7 +97,7 @@ def _narrowed(draw: st.DrawFn, message: Any) -> Any:
 def histories(draw: st.DrawFn, *, most: int = 12) -> dict[str, list[Stored]]:
     """Return the three streams, with anything in them that can be read, and a few messages that cannot."""
     streams: dict[str, list[Stored]] = {}
-    for stream, union in ((TELEMETRY, TelemetryEvent), (FLEET, FleetEvent), (DEAD, DeadLettered)):
+    for stream, union in ((TELEMETRY, TelemetryEvent), (FLEET, FleetEvent), (DEAD, DeadLettered | DeadLetterRetried)):
         models = get_args(union) or (union,)
         drawn = draw(st.lists(_messages_of_few(models), max_size=most))
         streams[stream] = [stored(message, index) for index, message in enumerate(drawn, 1)]

@@ -17,6 +17,7 @@ from shardbus_eventstore.read_model.rows import (
     model_record,
     node_record,
     reading_record,
+    retried_letter_record,
 )
 from shardbus_eventstore.read_model.tables import TABLES, VERSION, CheckpointRow
 from shardbus_eventstore.state import FleetState
@@ -32,6 +33,7 @@ def load_state(connection: Connection) -> FleetState:
         instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
         decisions={record.command_id: record for record in _read(connection, "decisions", decision_record)},
         dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
+        retried_letters={record.key: record for record in _read(connection, "retried_letters", retried_letter_record)},
     )
 
 

@@ -32,6 +32,7 @@ from shardbus_eventstore.read_model.tables import (
     InstanceRow,
     LinkRow,
     RefusalRow,
+    RetriedLetterRow,
     ShardRow,
 )
 from shardbus_eventstore.state import Decision, InstanceStatus
@@ -145,6 +146,8 @@ class DeadLetterView(FrozenModel):
     sequence: int
     """Of the letter in ``DEAD``."""
     recorded_at: datetime
+    retried: str | None
+    """How it was read after all (``folded``, ``published``); ``None`` if it was not."""
 
 
 class CheckpointView(FrozenModel):
@@ -279,7 +282,13 @@ def refusals(connection: Connection, *, limit: int = 100) -> Sequence[RefusalVie
 
 def dead_letters(connection: Connection, *, limit: int = 100) -> Sequence[DeadLetterView]:
     """Return the last dead letters, the newest first."""
-    query = select(DeadLetterRow.__table__).order_by(DeadLetterRow.sequence.desc()).limit(limit)
+    retried = RetriedLetterRow.outcome.label("retried")
+    query = (
+        select(DeadLetterRow.__table__, retried)
+        .outerjoin(RetriedLetterRow, RetriedLetterRow.digest == DeadLetterRow.digest)
+        .order_by(DeadLetterRow.sequence.desc())
+        .limit(limit)
+    )
     return _views(connection, DeadLetterView, query)
 
 

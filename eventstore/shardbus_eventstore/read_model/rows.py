@@ -26,6 +26,7 @@ from shardbus_eventstore.state import (
     ModelRecord,
     NodeHeard,
     NodeRecord,
+    RetriedLetter,
 )
 
 Row = Mapping[str, Any]
@@ -367,6 +368,33 @@ def dead_letter_record(row: Row) -> DeadLetterRecord:
         **{name: row[name] for name in ("subject", "code", "reason", "headers", "payload_base64", "seen_by")},
     )
     return DeadLetterRecord(letter, row["sequence"], row["recorded_at"])
+
+
+def retried_letter_row(record: RetriedLetter) -> Row:
+    """Return the row of ``retried_letters``."""
+    retried = record.retried
+    return {
+        "digest": digest_of(record.key),
+        "stream": retried.stream,
+        "stream_sequence": retried.sequence,
+        "stream_recorded_at": retried.recorded_at,
+        "seen_by": retried.seen_by,
+        "outcome": retried.outcome,
+        "published_sequence": retried.published_sequence,
+        "sequence": record.sequence,
+        "recorded_at": record.recorded_at,
+    }
+
+
+def retried_letter_record(row: Row) -> RetriedLetter:
+    """Return the record that gave ``row``."""
+    retried = events.DeadLetterRetried(
+        stream=row["stream"],
+        sequence=row["stream_sequence"],
+        recorded_at=row["stream_recorded_at"],
+        **{name: row[name] for name in ("seen_by", "outcome", "published_sequence")},
+    )
+    return RetriedLetter(retried, row["sequence"], row["recorded_at"])
 
 
 def digest_of(key: DeadLetterKey) -> str:

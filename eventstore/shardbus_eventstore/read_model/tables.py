@@ -335,6 +335,23 @@ class DeadLetterRow(Base):
     recorded_at: Mapped[datetime]
 
 
+class RetriedLetterRow(Base):
+    """A dead letter that could be read later, and what became of its message (``DEAD``)."""
+
+    __tablename__ = "retried_letters"
+
+    digest: Mapped[Key]
+    """The letter's."""
+    stream: Mapped[str]
+    stream_sequence: Mapped[BigInt]
+    stream_recorded_at: Mapped[datetime]
+    seen_by: Mapped[str]
+    outcome: Mapped[str]
+    published_sequence: Mapped[BigInt | None]
+    sequence: Mapped[BigInt]
+    recorded_at: Mapped[datetime]
+
+
 class CheckpointRow(Base):
     """How far a projection is. It moves in the transaction that writes the rows, by compare-and-set."""
 

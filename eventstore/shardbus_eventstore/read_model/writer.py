@@ -55,7 +55,11 @@ def changed_rows(stream: str, state: FleetState, changes: Changes) -> TableRows:
             }
         case _:
             letters = [state.dead_letters[key] for key in changes.dead_letters]
-            return {"dead_letters": [rows.dead_letter_row(letter) for letter in letters]}
+            retried = [state.retried_letters[key] for key in changes.retried_letters]
+            return {
+                "dead_letters": [rows.dead_letter_row(letter) for letter in letters],
+                "retried_letters": [rows.retried_letter_row(letter) for letter in retried],
+            }
 
 
 def write(
@@ -130,7 +134,7 @@ shards_gone AS (
       )
 )"""
 
-_FIRST_ONE_STAYS: Final = frozenset({"decisions", "refusals", "dead_letters"})
+_FIRST_ONE_STAYS: Final = frozenset({"decisions", "refusals", "dead_letters", "retried_letters"})
 """Tables whose rows are never replaced: what came first is the answer."""
 
 

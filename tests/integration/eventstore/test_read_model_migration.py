@@ -89,7 +89,7 @@ def test_tables_of_a_program_that_knew_no_schema_move_with_their_rows(postgres_u
         for name in names.all():
             connection.execute(text(f"ALTER TABLE {name} SET SCHEMA public"))
         connection.execute(text("ALTER VIEW fleet_devices SET SCHEMA public"))
-        connection.execute(text("DROP SCHEMA shardbus"))
+        connection.execute(text("DROP SCHEMA shardbus CASCADE"))
         connection.execute(
             text(
                 "INSERT INTO public.links VALUES ('a', 'b', 1, 0.1, 'probe', now(), 1, now(), NULL, NULL, NULL, false)"

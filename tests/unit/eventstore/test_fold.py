@@ -261,6 +261,18 @@ def test_a_message_buried_twice_is_one_dead_letter() -> None:
     assert history.state.positions == {DEAD: 2}
 
 
+def test_a_letter_that_could_be_read_later_is_noted_once_whatever_came_first() -> None:
+    history = History()
+    retried = events.DeadLetterRetried(
+        stream=TELEMETRY, sequence=4, recorded_at=START, seen_by="projector", outcome="folded"
+    )
+    history.add(retried, retried.model_copy(update={"outcome": "published", "published_sequence": 9}))
+    ((key, done),) = history.state.retried_letters.items()
+    assert key == (TELEMETRY, 4, START, "projector")
+    assert (done.sequence, done.retried.outcome) == (1, "folded")
+    assert (history.state.positions, history.state.ignored) == ({DEAD: 2}, {})
+
+
 def test_a_fold_leaves_the_state_before_as_it_was() -> None:
     history = History()
     history.add(JOINED, REGISTERED, placed(), tick(1))

@@ -32,7 +32,9 @@ class Unwritten:
 def project(message: Stored) -> None:
     async def scenario() -> None:
         settings = ProjectorSettings(postgres_url=POSTGRES)
-        projecting = StreamProjector(MemoryBus(), open_engine(POSTGRES), message.stream, settings, asyncio.Event())
+        projecting = StreamProjector(
+            MemoryBus(), open_engine(POSTGRES), message.stream, settings, asyncio.Event(), graveyard=None
+        )
         unwritten: Projection = Unwritten()  # pyright: ignore[reportAssignmentType] -- only commit is called
         await projecting._commit(unwritten, [message], take(FleetState(), [message]), 0)
 
