@@ -105,22 +105,25 @@ class Difference(FrozenModel):
     before: Verdict
     after: Verdict
     equally_good: bool = False
-    """Another plan, of the same objective and the same value: either is right."""
+    """Under the same rules, another plan of the same value: either is right."""
     unproved: bool = False
-    """It differs, and the first answer had no proof, as where its deadline ended the search: more time alone may
-    explain it."""
+    """It differs under the same rules, and the first answer had no proof, as where its deadline ended the search: more
+    time alone may explain it."""
 
 
-def compare(before: Placed | Refused, after: Placed | Refused) -> Difference:
-    """Return what differs: stages and reasons. Times, notes and wording are no difference."""
+def compare(before: Placed | Refused, after: Placed | Refused, *, same_rules: bool = True) -> Difference:
+    """Return what differs: stages and reasons. Times, notes and wording are no difference.
+
+    Under other rules a value says something else, and another answer needs no excuse.
+    """
     one, other = verdict_of(before), verdict_of(after)
     kind = _kind(one, other)
     return Difference(
         kind=kind,
         before=one,
         after=other,
-        equally_good=kind == "other_plan" and _equally_good(before, after),
-        unproved=kind != "identical" and not one.proved,
+        equally_good=same_rules and kind == "other_plan" and _equally_good(before, after),
+        unproved=same_rules and kind != "identical" and not one.proved,
     )
 
 
