@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar
 
 from shardbus_infra.bus.port import Log, Stored
 from shardbus_infra.bus.receive import receive
@@ -64,17 +64,28 @@ class Span:
     since: int | datetime | None = None
     until: int | datetime | None = None
 
-    def begins_after(self, stored: Stored) -> bool:
-        """Return whether the message lies before the span."""
-        return self.since is not None and _place(stored, self.since) < self.since  # pyright: ignore[reportOperatorIssue] - of one kind
+    def is_before(self, stored: Stored) -> bool:
+        """Return whether the span ends before the message."""
+        match self.until:
+            case None:
+                return False
+            case int():
+                return self.until < stored.sequence
+            case datetime():
+                return self.until < stored.recorded_at
 
-    def ends_before(self, stored: Stored) -> bool:
-        """Return whether the message lies after the span."""
-        return self.until is not None and _place(stored, self.until) > self.until  # pyright: ignore[reportOperatorIssue] - of one kind
+    def is_after(self, stored: Stored) -> bool:
+        """Return whether the span begins after the message."""
+        match self.since:
+            case None:
+                return False
+            case int():
+                return self.since > stored.sequence
+            case datetime():
+                return self.since > stored.recorded_at
 
 
-def _place(stored: Stored, like: int | datetime) -> int | datetime:
-    return stored.sequence if isinstance(like, int) else stored.recorded_at
+EVERYTHING: Final = Span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ class _Asked:
 
 async def past_decisions(
     log: Log,
-    span: Span = Span(),
+    span: Span = EVERYTHING,
     *,
     base: FleetState = FleetState(),  # noqa: B008 - immutable
     window: int = WINDOW,
@@ -101,21 +112,19 @@ async def past_decisions(
 ) -> AsyncGenerator[PastDecision, None]:
     """Yield the decisions of ``span`` that are ``wanted``, each with the state that it saw, roughly in their order.
 
-    ``base`` is a state to begin with, such as a snapshot's: without one the streams are folded from their beginning, and
-    what was decided on readings that are gone comes without a state. What is appended meanwhile is left out.
+    ``base`` is a state to begin with, such as a snapshot's: without one the streams are folded from their beginning,
+    and what was decided on readings that are gone comes without a state. What is appended meanwhile is left out.
     """
     end = (await log.info(FLEET)).last_sequence
-    late: list[int] = []
-    async with aclosing(_decisions(log, span, end)) as asked:
-        async with aclosing(_one_pass(log, asked, base, window, wanted, late)) as found:
+    asked = _decisions(log, span, end)
+    while True:
+        late: list[int] = []
+        async with aclosing(asked), aclosing(_one_pass(log, asked, base, window, wanted, late)) as found:
             async for one in found:
                 yield one
-    while late:
-        again, late = sorted(late), []
-        async with aclosing(_named(log, again)) as asked:
-            async with aclosing(_one_pass(log, asked, base, window, wanted, late)) as found:
-                async for one in found:
-                    yield one
+        if not late:
+            return
+        asked = _named(log, late)
 
 
 async def _one_pass(
@@ -130,7 +139,9 @@ async def _one_pass(
     fleet, telemetry = _Cursor(log, FLEET, base), _Cursor(log, TELEMETRY, base)
 
     async def with_fleet() -> AsyncGenerator[tuple[_Asked, FleetState | None], None]:
-        by_fleet = _nearly_sorted(asked, lambda one: one.at.fleet_sequence, window, lambda one: late.append(one.sequence))
+        by_fleet = _nearly_sorted(
+            asked, lambda one: one.at.fleet_sequence, window, lambda one: late.append(one.sequence)
+        )
         async with aclosing(by_fleet):
             async for one in by_fleet:
                 if wanted(one.event):
@@ -270,9 +281,9 @@ async def _decisions(log: Log, span: Span, end: int) -> AsyncGenerator[_Asked, N
     async with aclosing(batches):
         async for batch in batches:
             for stored in batch:
-                if stored.sequence > end or span.ends_before(stored):
+                if stored.sequence > end or span.is_before(stored):
                     return
-                if not span.begins_after(stored) and (asked := _read(stored)) is not None:
+                if not span.is_after(stored) and (asked := _read(stored)) is not None:
                     yield asked
             if batch and batch[-1].sequence >= end:
                 return
@@ -302,6 +313,6 @@ def _read(stored: Stored) -> _Asked | None:
         return None
     if not isinstance(received.message, PlacementDecision):
         return None
-    event = cast("PlacementDecision", received.message)
+    event = received.message
     as_of = event.position.as_of or received.envelope.occurred_at
     return _Asked(event, stored.sequence, stored.recorded_at, as_of)

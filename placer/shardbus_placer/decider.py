@@ -146,7 +146,7 @@ def _place(
 def planned(
     model: ModelProfile, request: PlacementRequest, state: FleetState, now: datetime, knowledge: Knowledge
 ) -> Placed | Refused:
-    """Return where ``model`` goes in ``state`` as judged at ``now``, or why it cannot: the same for one decided anew."""
+    """Return where ``model`` goes in ``state``, judged at ``now``, or why it cannot."""
     variants = variants_of(model.model_id, knowledge.catalogue)
     return knowledge.plan(fleet_of(state, now), model, request, knowledge.policy, variants=variants)
 

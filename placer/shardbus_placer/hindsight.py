@@ -13,13 +13,14 @@ from shardbus_schemas import events
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model import FrozenModel, Seconds
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import ObjectiveName, Placed, Refused, RefusalCode
+from shardbus_schemas.placement import ObjectiveName, Placed, RefusalCode, Refused
 
 from shardbus_placer.decider import Knowledge, planned
 from shardbus_placer.solution import CLOSED
 
 PlacementAnswer = events.InstancePlaced | events.PlacementPreviewed | events.PlacementRejected
 """What answers a request for a placement."""
+
 
 def was_planned(answer: PlacementAnswer) -> bool:
     """Return whether a planner was asked: an unknown model or a lost race is answered before that."""
@@ -187,6 +188,27 @@ class Summary(FrozenModel):
 
 
 @dataclass(slots=True)
+class _Tally:
+    """One figure before and after, over many decisions."""
+
+    before: float = 0.0
+    after: float = 0.0
+    changes: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, before: float, after: float) -> None:
+        self.before += before
+        self.after += after
+        if before > 0:
+            self.changes.append(after / before - 1)
+
+    @property
+    def change(self) -> Change | None:
+        if not self.changes:
+            return None
+        return Change(total_before=self.before, total_after=self.after, median_change=median(self.changes))
+
+
+@dataclass(slots=True)
 class Reckoning:
     """Adds differences up: two numbers are kept for each decision, and nothing else."""
 
@@ -195,8 +217,8 @@ class Reckoning:
     _equally_good: int = 0
     _unproved_before: int = 0
     _unproved_after: int = 0
-    _rate: "_Tally" = field(default_factory=lambda: _Tally())
-    _wait: "_Tally" = field(default_factory=lambda: _Tally())
+    _rate: _Tally = field(default_factory=_Tally)
+    _wait: _Tally = field(default_factory=_Tally)
 
     def add(self, difference: Difference) -> None:
         """Count one decision."""
@@ -223,24 +245,3 @@ class Reckoning:
             seconds_per_token=self._wait.change,
             left_out=dict(self.left_out),
         )
-
-
-@dataclass(slots=True)
-class _Tally:
-    """One figure before and after, over many decisions."""
-
-    before: float = 0.0
-    after: float = 0.0
-    changes: "array[float]" = field(default_factory=lambda: array("d"))
-
-    def add(self, before: float, after: float) -> None:
-        self.before += before
-        self.after += after
-        if before > 0:
-            self.changes.append(after / before - 1)
-
-    @property
-    def change(self) -> Change | None:
-        if not self.changes:
-            return None
-        return Change(total_before=self.before, total_after=self.after, median_change=median(self.changes))

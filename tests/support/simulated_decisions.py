@@ -6,11 +6,10 @@ predecessors saw.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 from shardbus_eventstore.intake import take
 from shardbus_eventstore.state import FleetState
@@ -170,7 +169,9 @@ class Day:
         if self._random.random() < 0.1:
             asked["model"] = MODELS["small"].model_copy(update={"model_id": "mine", "layers": 3})
         else:
-            asked["model_id"] = self._random.choice((*MODELS, "unheard-of") if self._random.random() < 0.1 else tuple(MODELS))
+            asked["model_id"] = self._random.choice(
+                (*MODELS, "unheard-of") if self._random.random() < 0.1 else tuple(MODELS)
+            )
         self._command(commands.Place(**asked))
 
     def _command(self, command: commands.Place | commands.Delete) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.intake import take
-from shardbus_eventstore.past_decisions import PastDecision, Span, _nearly_sorted, past_decisions
+from shardbus_eventstore.past_decisions import EVERYTHING, PastDecision, Span, _nearly_sorted, past_decisions
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import Log
@@ -29,7 +29,7 @@ def day(seed: int = 1, decisions: int = 120) -> Day:
     return simulated
 
 
-def found(log: Log, span: Span = Span(), **more: Any) -> list[PastDecision]:
+def found(log: Log, span: Span = EVERYTHING, **more: Any) -> list[PastDecision]:
     async def collect() -> list[PastDecision]:
         async with aclosing(past_decisions(log, span, **more)) as decisions:
             return [one async for one in decisions]
@@ -37,11 +37,12 @@ def found(log: Log, span: Span = Span(), **more: Any) -> list[PastDecision]:
     return asyncio.run(collect())
 
 
-def state_at(bus: MemoryBus, telemetry: int, fleet: int) -> FleetState:
-    state = FleetState()
-    for stream, end in ((TELEMETRY, telemetry), (FLEET, fleet)):
-        state = take(state, [stored for stored in bus.server.log(stream).messages if stored.sequence <= end]).state
-    return state
+def states(bus: MemoryBus, stream: str) -> list[FleetState]:
+    """Return the state after each message of a stream: the first is the empty one."""
+    found = [FleetState()]
+    for stored in bus.server.log(stream).messages:
+        found.append(take(found[-1], (stored,)).state)
+    return found
 
 
 @pytest.mark.parametrize("window", [1, 2, 64])
@@ -50,11 +51,19 @@ def test_each_decision_gets_the_fleet_that_it_saw(window: int) -> None:
     decisions = found(simulated.bus, window=window)
     assert len(decisions) == simulated.answers.total()
     assert len({one.sequence for one in decisions}) == len(decisions)
+    readings, events = states(simulated.bus, TELEMETRY), states(simulated.bus, FLEET)
     for one in decisions:
         at = one.event.position
         assert one.state is not None
         assert one.as_of == at.as_of or at.as_of is None
-        told = state_at(simulated.bus, at.telemetry_sequence, at.fleet_sequence)
+        heard = readings[at.telemetry_sequence]
+        told = replace(
+            events[at.fleet_sequence],
+            device_states=heard.device_states,
+            node_heard=heard.node_heard,
+            links=heard.links,
+            positions={TELEMETRY: at.telemetry_sequence, FLEET: at.fleet_sequence},
+        )
         assert fleet_of(one.state, one.as_of) == fleet_of(told, one.as_of)
         assert one.state.models == told.models
 
@@ -111,8 +120,7 @@ def test_a_state_to_begin_with_makes_up_for_what_was_trimmed() -> None:
     simulated = day()
     middle = simulated.bus.server.log(TELEMETRY).last_sequence // 2
     before = found(simulated.bus)
-    base = state_at(simulated.bus, middle, 0)
-    base = replace(base, positions={TELEMETRY: middle})
+    base = states(simulated.bus, TELEMETRY)[middle]
     trim(simulated.bus, TELEMETRY, middle + 1)
     after = {one.sequence: one for one in found(simulated.bus, base=base)}
     for one in before:

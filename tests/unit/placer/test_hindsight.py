@@ -34,7 +34,9 @@ PLAIN = Policy(backends={}, other_backend=BackendPolicy(headroom_fraction=0.0, r
 
 
 def received(message: FrozenModel, sequence: int, stream: str = "FLEET") -> Received[Any]:
-    return Received(message, Envelope(f"{stream}-{sequence}", type(message).__name__, 1, NOW, "test"), stream, sequence, NOW)
+    return Received(
+        message, Envelope(f"{stream}-{sequence}", type(message).__name__, 1, NOW, "test"), stream, sequence, NOW
+    )
 
 
 def state(**memory: int) -> FleetState:
@@ -126,9 +128,7 @@ def test_a_policy_that_slows_a_kind_moves_the_layers_and_says_what_that_costs() 
 def test_weights_of_the_score_choose_another_device() -> None:
     def weighing(**weights: float) -> Policy:
         nothing = dict.fromkeys(("compute", "memory", "network", "thermal", "bandwidth"), 0.0)
-        return PLAIN.model_copy(
-            update={"score_weights": PLAIN.score_weights.model_copy(update={**nothing, **weights})}
-        )
+        return PLAIN.model_copy(update={"score_weights": PLAIN.score_weights.model_copy(update={**nothing, **weights})})
 
     seen = state(large=20_000, quick=8000)  # the second is the faster
     answer = decided(seen, weighing(memory=1.0), objective="score", max_devices=1)
@@ -230,7 +230,14 @@ def test_the_summary_adds_up() -> None:
     refused = result_of(decided(state(quick=10)))
     reckoning = Reckoning()
     assert reckoning.summary.tokens_per_second is None
-    for before, after in ((fast, fast), (fast, half), (half, fast), (refused, fast), (fast, refused), (refused, refused)):
+    for before, after in (
+        (fast, fast),
+        (fast, half),
+        (half, fast),
+        (refused, fast),
+        (fast, refused),
+        (refused, refused),
+    ):
         reckoning.add(compare(before, after))
     reckoning.left_out["telemetry_gone"] += 2
     summary = reckoning.summary

@@ -39,7 +39,10 @@ def test_a_whole_policy_is_read_back_as_it_is(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("throttling_sped: 0.4", "p.yaml:1: throttling_sped: .*did you mean 'throttling_speed'"),
-        ("throttling_speed: 0.4\nbackends:\n  cuda:\n    headroom_fraction: 2", "p.yaml:4: backends.cuda.headroom_fraction: "),
+        (
+            "throttling_speed: 0.4\nbackends:\n  cuda:\n    headroom_fraction: 2",
+            "p.yaml:4: backends.cuda.headroom_fraction: ",
+        ),
         ("backends: 3", "p.yaml:1: backends: "),
         ("- 1", "p.yaml:1: a list, where fields with names are expected"),
         ("", "p.yaml: the file is empty"),
