@@ -41,9 +41,21 @@ _PLACERS = 4
 
 
 class Day:
-    """The simulation. ``bus`` holds all that was said, ``answers`` counts the decisions by their type."""
+    """The simulation. ``bus`` holds all that was said, ``answers`` counts the decisions by their type.
 
-    def __init__(self, seed: int, knowledge: Knowledge = KNOWLEDGE, **request: Any) -> None:
+    Said again on another bus, all is recorded at other times: without ``falls_silent`` that changes nothing.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        knowledge: Knowledge = KNOWLEDGE,
+        *,
+        falls_silent: bool = True,
+        models_registered: bool = False,
+        **request: Any,
+    ) -> None:
+        self._heartbeat_seconds = 20.0 if falls_silent else 1e7
         self.now = START
         self.bus = MemoryBus(now=lambda: self.now)
         self.answers: Counter[str] = Counter()
@@ -56,6 +68,8 @@ class Day:
         self._devices: dict[NodeId, tuple[DeviceFacts, ...]] = {}
         for number in range(2):
             self._join(NodeId(f"n{number}"))
+        for profile in MODELS.values() if models_registered else ():
+            self.say(events.ModelRegistered(profile=profile))
 
     def run(self, decisions: int) -> None:
         """Go on until so many placements more are decided."""
@@ -87,7 +101,9 @@ class Day:
         self._ticks[node] += 1000
         boot = f"b{self._ticks[node]}"
         link = LinkFigures(bandwidth_bytes_per_second=12e9, latency_seconds=8e-6)
-        self.say(events.NodeJoined(node_id=node, boot_id=boot, heartbeat_seconds=20, device_link=link))
+        self.say(
+            events.NodeJoined(node_id=node, boot_id=boot, heartbeat_seconds=self._heartbeat_seconds, device_link=link)
+        )
         for facts in self._devices[node]:
             self.say(events.DeviceRegistered(node_id=node, device=facts))
 
