@@ -46,7 +46,9 @@ def print_hindsight(
     data.print(f"{count} taken again with today's planner, {by}", style="bold", markup=False, soft_wrap=True)
     print_table(None, list(_kind_rows(summary)), right=_RIGHT)
     print_table(None, list(_figure_rows(summary)), right=_RIGHT)
-    print_table("what would differ", [_row(one) for one in different[:limit]], right=_RIGHT)
+    shown = different[:limit]
+    remarks = any(_remark(one.difference) for one in shown)
+    print_table("what would differ", [_row(one, with_remark=remarks) for one in shown], right=_RIGHT)
     for line in _notes(summary, len(different), limit):
         data.print(line, markup=False, soft_wrap=True)
 
@@ -55,10 +57,8 @@ def _kind_rows(summary: "Summary") -> Iterator[dict[str, object]]:
     for kind, text in _KINDS.items():
         count = summary.kinds.get(kind, 0)
         if count or (kind == "identical" and summary.decisions):
-            good = (
-                f"of which {summary.equally_good} equally good" if kind == "other_plan" and summary.equally_good else ""
-            )
-            yield {"answer": text, "decisions": count, "": good}
+            good = f" ({summary.equally_good} equally good)" if kind == "other_plan" and summary.equally_good else ""
+            yield {"answer": text + good, "decisions": count}
 
 
 def _figure_rows(summary: "Summary") -> Iterator[dict[str, object]]:
@@ -74,17 +74,17 @@ def _figures(name: str, change: "Change", before: str, after: str) -> dict[str, 
     return {"placed both times": name, "total then": before, "total now": after, "median change": median}
 
 
-def _row(one: "Different") -> dict[str, object]:
+def _row(one: "Different", *, with_remark: bool) -> dict[str, object]:
     event, difference = one.past.event, one.difference
-    return {
+    row: dict[str, object] = {
         "FLEET": one.past.sequence,
         "decided": f"{one.past.recorded_at:%Y-%m-%d %H:%M:%S}",
         "model": event.request.wanted_model_id,
         "asked": event.request.objective,
         "then": verdict_text(difference.before),
         "now": verdict_text(difference.after),
-        "": _remark(difference),
     }
+    return row | {"": _remark(difference)} if with_remark else row
 
 
 def verdict_text(verdict: "Verdict") -> str:
