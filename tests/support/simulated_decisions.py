@@ -31,9 +31,9 @@ from shardbus_schemas.telemetry import DeviceGPUState
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 GIB = 1 << 30
 MODELS = {
-    "small": ModelProfile(model_id="small", layers=6, layer_bytes=GIB // 2),
-    "middle": ModelProfile(model_id="middle", layers=10, layer_bytes=GIB),
-    "large": ModelProfile(model_id="large", layers=16, layer_bytes=2 * GIB),
+    "small": ModelProfile(model_id="small", layers=4, layer_bytes=GIB),
+    "middle": ModelProfile(model_id="middle", layers=6, layer_bytes=2 * GIB),
+    "large": ModelProfile(model_id="large", layers=8, layer_bytes=3 * GIB),
 }
 KNOWLEDGE = Knowledge(MODELS, Policy(), plan)
 _KINDS = (("NVIDIA GeForce RTX 3090", 24, 936e9), ("NVIDIA GeForce RTX 4060 Ti", 16, 288e9), ("Tesla T4", 16, 320e9))
@@ -164,7 +164,7 @@ class Day:
             self.say(events.DeviceRegistered(node_id=node, device=device))
 
     def _register(self) -> None:
-        profile = MODELS["middle"].model_copy(update={"layers": self._random.randrange(6, 14)})
+        profile = MODELS["middle"].model_copy(update={"layers": self._random.randrange(4, 9)})
         self.say(events.ModelRegistered(profile=profile))
 
     def _delete(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from shardbus_eventstore.past_decisions import past_decisions
@@ -33,11 +34,11 @@ def redone(day: Day, rules: Rules, seen: Seen | None = None, *, same_rules: bool
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_same_planner_and_policy_decide_the_same_five_hundred_times(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_the_same_planner_and_policy_decide_the_same_two_thousand_times(seed: int) -> None:
     day = Day(seed)
-    day.run(500)
-    assert min(day.answers[kind] for kind in ("InstancePlaced", "PlacementPreviewed", "PlacementRejected")) > 20
+    day.run(250)
+    assert min(day.answers[kind] for kind in ("InstancePlaced", "PlacementPreviewed", "PlacementRejected")) > 10
 
     def as_before(before: Placed | Refused, after: Placed | Refused, _: Difference) -> None:
         # Not only what is compared: all of the answer, but for how long it took.
@@ -45,7 +46,7 @@ def test_the_same_planner_and_policy_decide_the_same_five_hundred_times(seed: in
 
     summary = redone(day, Rules(KNOWLEDGE), as_before).summary
     assert summary.kinds == {"identical": day.decided}
-    assert summary.decisions >= 500
+    assert summary.decisions == 250
 
 
 def without_times(result: Placed | Refused) -> Placed | Refused:
@@ -56,7 +57,7 @@ def test_other_headroom_refuses_only_what_needs_it_and_grants_nothing_new() -> N
     day = Day(11)
     day.run(60)
     wanted = {name: rules.model_copy(update={"headroom_fraction": 0.6}) for name, rules in Policy().backends.items()}
-    strict = KNOWLEDGE.__class__(KNOWLEDGE.catalogue, Policy(backends=wanted), KNOWLEDGE.plan)
+    strict = replace(KNOWLEDGE, policy=Policy(backends=wanted))
 
     def never_more(before: Placed | Refused, _: Placed | Refused, difference: Difference) -> None:
         assert difference.kind != "now_granted", before
