@@ -114,6 +114,9 @@ def test_where_readings_were_trimmed_the_state_is_not_made_up() -> None:
         seen = one.event.position.telemetry_sequence
         assert one.missing == (None if seen == 0 else "telemetry_gone")
         assert (one.state is None) == (seen > 0)
+    # Nor where only later readings are asked for: what was trimmed may have told of links and devices since silent.
+    late = [sequence for sequence, one in decisions.items() if one.event.position.telemetry_sequence > half]
+    assert {one.missing for one in found(simulated.bus, Span(max(late)))} == {"telemetry_gone"}
 
 
 def test_a_state_to_begin_with_makes_up_for_what_was_trimmed() -> None:

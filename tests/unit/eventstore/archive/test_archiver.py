@@ -10,6 +10,7 @@ import pytest
 from shardbus_eventstore.archive.archiver import Archived
 from shardbus_eventstore.archive.errors import ArchiveError, ArchiveInUseError, ArchiveMismatchError
 from shardbus_eventstore.archive.folder import Files
+from shardbus_eventstore.archive.segment import line_of, pack, unpack
 from shardbus_eventstore.archive.verify import verify
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import Outgoing
@@ -235,6 +236,22 @@ def test_damage_is_found_and_named_and_nothing_of_the_file_is_used(
     assert "000000000005-000000000008.jsonl.zst" in problem
     with pytest.raises(ArchiveError, match="000000000005"):
         read_back(tmp_path)
+
+
+def test_a_file_that_was_made_up_is_not_believed(tmp_path: Path) -> None:
+    """Well-formed, with the right sequences and the right size: only its sum tells."""
+    (done,) = archived(bus_with(4), tmp_path)
+    file = tmp_path / FLEET / "000000000001-000000000004.jsonl.zst"
+    true = list(unpack(file.read_bytes(), FLEET))
+    forged = [replace(true[0], payload=b"9"), *true[1:]]
+    data = pack(map(line_of, forged))
+    file.write_bytes(data)
+    (segment,) = done.manifest.segments
+    sized = segment.model_copy(update={"bytes": len(data)})
+    Files(tmp_path).write_manifest(done.manifest.model_copy(update={"segments": (sized,)}))
+    with pytest.raises(ArchiveError, match="damaged"):
+        read_back(tmp_path)
+    assert problems(tmp_path)
 
 
 def test_a_manifest_that_lies_is_found(tmp_path: Path) -> None:
