@@ -27,6 +27,8 @@ _GROUPS: Final = (
     "device_history",
     "replay",
     "dead",
+    "replay_decisions",
+    "archive",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -38,9 +38,9 @@ def carry_over(driver: "PsycopgConnection[Any]", stream: str, created: datetime,
     bounds = {"first": first, "last": read}
     for table in CARRIED.get(stream, ()) if read >= first else ():
         if table == DEVICE_HISTORY.name:
-            oldest, newest = driver.execute(_SPAN, bounds).fetchone() or (None, None)
-            if oldest is not None:
-                make_days(driver, table, oldest, newest)
+            span = driver.execute(_SPAN, bounds).fetchone()
+            if span and span[0]:
+                make_days(driver, table, *span)
         driver.execute(_copy(table), bounds)
     return [(max(first, read + 1), last)] if read < last else []
 

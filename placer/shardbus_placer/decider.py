@@ -115,19 +115,24 @@ def _place(
         remedy = "`shardbus models` lists the known ones; `shardbus model add PATH` adds one"
         return _reject(place, command_id, state, "unknown_model", message, remedy)
     request = _request_of(place)
-    fleet = fleet_of(state, now)
-    variants = variants_of(model.model_id, knowledge.catalogue)
-    result = knowledge.plan(fleet, model, request, knowledge.policy, variants=variants)
+    result = planned(model, request, state, now, knowledge)
     if unknown_fields:
         notes = (*result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
         result = result.model_copy(update={"notes": notes})
-    position = position_of(state)
+    position = position_of(state, now)
     if isinstance(result, Refused):
         return events.PlacementRejected(
-            command_id=command_id, model_id=model.model_id, request=request, result=result, position=position
+            command_id=command_id,
+            model_id=model.model_id,
+            request=request,
+            result=result,
+            position=position,
+            model=model,
         )
     if place.dry_run:
-        return events.PlacementPreviewed(command_id=command_id, request=request, plan=result, position=position)
+        return events.PlacementPreviewed(
+            command_id=command_id, request=request, plan=result, position=position, model=model
+        )
     return events.InstancePlaced(
         instance_id=instance_id_of(model.model_id, command_id),
         command_id=command_id,
@@ -136,6 +141,14 @@ def _place(
         plan=result,
         position=position,
     )
+
+
+def planned(
+    model: ModelProfile, request: PlacementRequest, state: FleetState, now: datetime, knowledge: Knowledge
+) -> Placed | Refused:
+    """Return where ``model`` goes in ``state``, judged at ``now``, or why it cannot."""
+    variants = variants_of(model.model_id, knowledge.catalogue)
+    return knowledge.plan(fleet_of(state, now), model, request, knowledge.policy, variants=variants)
 
 
 def _delete(
@@ -153,10 +166,12 @@ def _delete(
     )
 
 
-def position_of(state: FleetState) -> StatePosition:
-    """Return the pair of sequences that names ``state``."""
+def position_of(state: FleetState, as_of: datetime | None = None) -> StatePosition:
+    """Return the pair of sequences that names ``state``, and the moment at which it was judged, if it was."""
     return StatePosition(
-        telemetry_sequence=state.positions.get("TELEMETRY", 0), fleet_sequence=state.positions.get("FLEET", 0)
+        telemetry_sequence=state.positions.get("TELEMETRY", 0),
+        fleet_sequence=state.positions.get("FLEET", 0),
+        as_of=as_of,
     )
 
 

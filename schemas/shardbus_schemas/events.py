@@ -218,6 +218,8 @@ class PlacementRejected(FrozenModel):
     request: PlacementRequest
     result: Refused
     position: StatePosition
+    model: ModelProfile | None = None
+    """What was planned; ``None`` if no such model is known, or in what was written before this was kept."""
 
 
 class PlacementPreviewed(FrozenModel):
@@ -230,6 +232,8 @@ class PlacementPreviewed(FrozenModel):
     request: PlacementRequest
     plan: Placed
     position: StatePosition
+    model: ModelProfile | None = None
+    """What was planned; ``None`` in what was written before this was kept."""
 
 
 CommandRejectionCode = Literal["unknown_instance", "unsupported_command", "expired"]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from shardbus_schemas.ids import CommandId, DeviceKey, ModelId, NodeId
-from shardbus_schemas.model import Bytes, FrozenModel, Seconds
+from shardbus_schemas.model import Bytes, FrozenModel, Seconds, UtcDatetime
 from shardbus_schemas.model_profile import LayerCount, ModelProfile
 
 ObjectiveName = Literal["throughput", "latency", "score", "fleet_throughput"]
@@ -361,7 +361,10 @@ PlanResultAdapter: TypeAdapter[Placed | Refused] = TypeAdapter(PlanResult)
 
 
 class StatePosition(FrozenModel):
-    """The pair of stream sequences that names a state exactly."""
+    """The pair of stream sequences that names a state exactly, and the time at which it was looked at."""
 
     telemetry_sequence: Annotated[int, Field(ge=0)] = 0
     fleet_sequence: Annotated[int, Field(ge=0)] = 0
+    as_of: UtcDatetime | None = None
+    """By the placer's clock: the moment that says which devices were stale. ``None`` in what was written before this
+    was kept; then the event's own time is the nearest that is known."""

@@ -98,7 +98,7 @@ def test_a_dry_run_and_a_refusal_are_explained(read_model: str) -> None:
 def test_json_has_the_whole_decision(read_model: str) -> None:
     found = document(shardbus_here("explain", INSTANCE, "--json", SHARDBUS_POSTGRES_URL=read_model))
     assert (found["command_id"], found["instance_id"], found["sequence"]) == ("cli-1", INSTANCE, 1)
-    assert found["position"] == {"telemetry_sequence": 12, "fleet_sequence": 34}
+    assert found["position"] == {"telemetry_sequence": 12, "fleet_sequence": 34, "as_of": None}
     assert found["request"]["max_nodes"] == 2
     assert found["result"]["binding"]
     assert found["result"]["runner_up"]["why"]

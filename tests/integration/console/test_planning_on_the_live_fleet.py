@@ -71,7 +71,7 @@ def test_a_registered_model_is_planned_on_the_live_fleet_and_nothing_is_written(
         "mine-but-huge": "layer_too_large",
     }
     for said in (refused, answer, fits):
-        assert said["position"] == {"telemetry_sequence": 0, "fleet_sequence": 6}
+        assert said["position"] == {"telemetry_sequence": 0, "fleet_sequence": 6, "as_of": None}
     assert last_sequences(live) == before
 
 
