@@ -68,7 +68,8 @@ class Changes:
     devices: AbstractSet[DeviceKey]
     models: AbstractSet[ModelId]
     instances: AbstractSet[InstanceId]
-    decisions: AbstractSet[CommandId]
+    decisions: tuple[Decision, ...]
+    """The first answers to commands, whole: the state keeps only where each is."""
     dead_letters: AbstractSet[DeadLetterKey]
     readings: tuple[DeviceStateRecord, ...]
     """Every accepted reading in order, also those that a later one of the same device replaced."""
@@ -131,6 +132,7 @@ class _Draft:
         self._positions = dict(state.positions)
         self._ignored = dict(state.ignored)
         self.readings: list[DeviceStateRecord] = []
+        self.decided: list[Decision] = []
 
     def take(self, received: Received[FrozenModel]) -> None:
         stream, message = received.stream, received.message
@@ -173,7 +175,7 @@ class _Draft:
             devices=self.devices.touched,
             models=self.models.touched,
             instances=self.instances.touched,
-            decisions=self.decisions.touched,
+            decisions=tuple(self.decided),
             dead_letters=self.dead_letters.touched,
             readings=tuple(self.readings),
         )
@@ -344,8 +346,8 @@ class _Draft:
         """Note the answer to a command; the first one stays."""
         if command_id is None or self.decisions.get(command_id) is not None:
             return
-        self.decisions.put(
-            command_id,
+        self.decisions.put(command_id, received.sequence)
+        self.decided.append(
             Decision(
                 command_id,
                 event,
