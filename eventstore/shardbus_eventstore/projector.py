@@ -30,6 +30,7 @@ from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
 from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.snapshot.keeper import SnapshotKeeper
 from shardbus_eventstore.unknown_devices import UnknownDevices
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         asyncio.create_task(StreamProjector(bus, engine, stream, settings, quitting).run(), name=f"project {stream}")
         for stream in STREAMS
     ]
+    keeper = SnapshotKeeper(bus, engine, settings, quitting)
+    keeping = asyncio.create_task(keeper.run(), name="take snapshots")
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
     try:
         await asyncio.wait([*projecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -70,6 +73,8 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         quitting.set()
         stopping.cancel()
         ended = await asyncio.gather(*projecting, return_exceptions=True)
+        await keeping
+        await keeper.finish(politely=not any(isinstance(outcome, BaseException) for outcome in ended))
     for outcome in ended:
         if isinstance(outcome, BaseException):
             raise outcome

@@ -27,7 +27,7 @@ STREAMS = (TELEMETRY, FLEET, DEAD)
 
 @contextlib.asynccontextmanager
 async def bus_with_streams(nats_url: str) -> AsyncGenerator[Bus]:
-    """Yield a connection to a server that has the four streams."""
+    """Yield a connection to a server that has the streams."""
     bus = await connect(nats_url, name="test")
     try:
         await reconcile(bus)

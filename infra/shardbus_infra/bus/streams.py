@@ -11,6 +11,7 @@ TELEMETRY: Final = "TELEMETRY"
 FLEET: Final = "FLEET"
 COMMANDS: Final = "COMMANDS"
 DEAD: Final = "DEAD"
+SNAPSHOTS: Final = "SNAPSHOTS"
 
 _GIBIBYTE = 1024**3
 _MICROSECOND = timedelta(microseconds=1)
@@ -66,9 +67,10 @@ def declared(
     telemetry_max_bytes: int = 2 * _GIBIBYTE,
     telemetry_persist_async: bool = True,
     dead_max_bytes: int = _GIBIBYTE // 4,
+    snapshots_max_bytes: int = _GIBIBYTE // 4,
     replicas: int = 1,
 ) -> tuple[StreamSpec, ...]:
-    """Return the four streams. A bound in bytes is set aside by the server, so it must fit its storage limit."""
+    """Return the five streams. A bound in bytes is set aside by the server, so it must fit its storage limit."""
     return (
         StreamSpec(
             name=TELEMETRY,
@@ -111,6 +113,15 @@ def declared(
             # Long enough to be noticed and mended, bounded because a broken producer never tires.
             max_age=timedelta(days=30),
             max_bytes=dead_max_bytes,
+            replicas=replicas,
+        ),
+        StreamSpec(
+            name=SNAPSHOTS,
+            subjects=(subjects.SNAPSHOTS_ALL,),
+            description="What folding TELEMETRY and FLEET gave now and then; can be made again from them",
+            # The newest is for whoever starts, the older ones are for looking back.
+            max_age=timedelta(days=30),
+            max_bytes=snapshots_max_bytes,
             replicas=replicas,
         ),
     )
