@@ -24,6 +24,8 @@ _GROUPS: Final = (
     "top",
     "models",
     "history",
+    "past",
+    "story",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

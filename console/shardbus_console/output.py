@@ -50,6 +50,35 @@ def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item
         sys.stderr.write("\r\x1b[K")
 
 
+class Progress:
+    """Says on stderr how far a long work is, if it takes over a second: on a terminal again and again, elsewhere once."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = self._said = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note that ``done`` of ``total`` are done."""
+        now = time.monotonic()
+        if now - self._began < _PATIENCE_SECONDS or (
+            self._said != self._began and not (self._terminal and now - self._said > _REFRESH_SECONDS)
+        ):
+            return
+        self._said = now
+        rate = done / (now - self._began)
+        left = (total - done) / rate if rate else 0
+        text = f"{done:,} of {total:,} {self._what}, {rate:,.0f}/s, {left:.0f} s to go"
+        sys.stderr.write(f"\r{text}\x1b[K" if self._terminal else f"{total:,} {self._what}, one moment\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._terminal and self._said != self._began:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
 def heading(text: str) -> None:
     """Print a heading on stdout, after an empty line."""
     data.print()

@@ -9,7 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Coroutine
 
-from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, StreamInfo, StreamShortenedError
+from shardbus_infra.bus.port import BusError, BusUnreachableError, Log, StreamInfo, StreamShortenedError
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 from shardbus_eventstore.intake import Taken, advance, take
@@ -31,7 +31,7 @@ class StateBehindError(BusError):
 class LiveState:
     """Follows ``TELEMETRY`` and ``FLEET`` and folds them in memory."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Log) -> None:
         self._bus = bus
         self._state = FleetState()
         self._moved = asyncio.Condition()
@@ -151,7 +151,7 @@ async def _until(stop: asyncio.Event, *works: Coroutine[object, object, None]) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def read_state(bus: Bus) -> FleetState:
+async def read_state(bus: Log) -> FleetState:
     """Return the state as of the streams' last sequences at this moment, or a little after."""
     live, stop = LiveState(bus), asyncio.Event()
     running = asyncio.create_task(live.run(stop), name="read the streams")
@@ -167,7 +167,7 @@ async def read_state(bus: Bus) -> FleetState:
     return live.state
 
 
-async def _reach_the_end(bus: Bus, live: LiveState) -> None:
+async def _reach_the_end(bus: Log, live: LiveState) -> None:
     for stream in STREAMS:
         info = await bus.info(stream)
         await live.wait_until(stream, info.last_sequence, None)

@@ -142,9 +142,7 @@ async def _notes(reading: Log, moment: Moment, state: FleetState, told_at: datet
     return ()
 
 
-async def _fold_to(
-    reading: Log, state: FleetState, stream: str, end: int, progress: Progress | None
-) -> FleetState:
+async def _fold_to(reading: Log, state: FleetState, stream: str, end: int, progress: Progress | None) -> FleetState:
     begin = state.positions.get(stream, 0)
     info = await reading.info(stream)
     if begin >= end or info.first_sequence > end or not info.messages:

@@ -309,7 +309,5 @@ FleetEvent = (
     | CommandRejected
 )
 Event = TelemetryEvent | FleetEvent
-Answer = (
-    InstancePlaced | InstanceDeleted | PlacementRejected | PlacementPreviewed | CommandRejected | ModelRegistered
-)
+Answer = InstancePlaced | InstanceDeleted | PlacementRejected | PlacementPreviewed | CommandRejected | ModelRegistered
 """What a placer answers a command with."""

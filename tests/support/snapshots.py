@@ -17,9 +17,7 @@ async def marks_of(bus: Bus, state: FleetState) -> dict[str, StreamMark]:
     for stream, sequence in state.positions.items():
         held = await bus.get(stream, sequence)
         recorded_at = None if held is None else held.recorded_at
-        marks[stream] = StreamMark(
-            created=(await bus.info(stream)).created, sequence=sequence, recorded_at=recorded_at
-        )
+        marks[stream] = StreamMark(created=(await bus.info(stream)).created, sequence=sequence, recorded_at=recorded_at)
     return marks
 
 

@@ -139,9 +139,7 @@ def _marks(connection: Connection) -> tuple[Mapping[str, StreamMark], Mapping[st
     """Return how far the streams are folded, and what of them was not read."""
     rows = connection.execute(_MARKS, {"version": VERSION, "streams": list(STREAMS)}).all()
     streams = {
-        row.stream: StreamMark(
-            created=row.stream_created, sequence=row.sequence, recorded_at=row.sequence_recorded_at
-        )
+        row.stream: StreamMark(created=row.stream_created, sequence=row.sequence, recorded_at=row.sequence_recorded_at)
         for row in rows
         if row.sequence
     }

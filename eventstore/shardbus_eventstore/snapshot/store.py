@@ -179,5 +179,7 @@ async def _bytes_of(reading: Log, manifest: Manifest) -> bytes:
                 break
     saved = b"".join(parts)
     if len(saved) != manifest.bytes or checksum(saved) != manifest.sha256:
-        raise SnapshotError(f"its {len(parts)} parts of {manifest.chunks} do not give the bytes that its manifest names")
+        raise SnapshotError(
+            f"its {len(parts)} parts of {manifest.chunks} do not give the bytes that its manifest names"
+        )
     return saved

@@ -32,9 +32,7 @@ SOON = {"snapshot_minutes": 0.001}
 
 
 def tick(number: int) -> DeviceGPUStateUpdated:
-    return DeviceGPUStateUpdated(
-        node_id="n1", boot_id="b1", tick=number, states=(reading(memory_used_bytes=number),)
-    )
+    return DeviceGPUStateUpdated(node_id="n1", boot_id="b1", tick=number, states=(reading(memory_used_bytes=number),))
 
 
 async def tell_of_a_fleet(bus: Bus, *, ticks: int = 5) -> None:
@@ -119,9 +117,7 @@ def _holders(postgres_url: str) -> int:
         return int(connection.scalar(text(query)) or 0)
 
 
-def test_what_age_took_from_telemetry_is_still_the_present(
-    nats_restartable: EmbeddedNats, postgres_url: str
-) -> None:
+def test_what_age_took_from_telemetry_is_still_the_present(nats_restartable: EmbeddedNats, postgres_url: str) -> None:
     async def scenario() -> None:
         bus = await connect(nats_restartable.url, name="test")
         try:

@@ -29,7 +29,7 @@ def _cut(draw: st.DrawFn) -> tuple[Streams, Streams]:
 
 
 @given(_cut())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_folding_goes_on_from_a_snapshot_as_from_the_state(cut: tuple[Streams, Streams]) -> None:
     before, rest = cut
     state = _folded(FleetState(), before)

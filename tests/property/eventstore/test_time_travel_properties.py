@@ -50,13 +50,15 @@ def _count(told: Told, stream: str, until: datetime) -> int:
 
 
 @given(_told(), st.data())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_the_state_of_a_moment_is_the_fold_of_what_the_streams_had_then(told: Told, data: st.DataObject) -> None:
     snapshots = data.draw(st.sets(st.integers(0, max(0, len(told) - 1)), max_size=3))
     times = [when for _, when in told] or [START]
     at = data.draw(st.sampled_from(times).map(lambda when: when + timedelta(seconds=0.5)))
-    places = [Place(stored.stream, _count(told[: index + 1], stored.stream, when)) for index, (stored, when) in
-              enumerate(told)]
+    places = [
+        Place(stored.stream, _count(told[: index + 1], stored.stream, when))
+        for index, (stored, when) in enumerate(told)
+    ]
     place = data.draw(st.sampled_from(places)) if places else None
 
     async def scenario() -> None:

@@ -313,8 +313,6 @@ def test_types_that_are_still_unknown_do_no_harm() -> None:
         ({TELEMETRY: 0, FLEET: 1}, 600.0, True),
     ],
 )
-def test_a_snapshot_is_due_by_time_or_by_what_happened(
-    positions: dict[str, int], seconds: float, *, due: bool
-) -> None:
+def test_a_snapshot_is_due_by_time_or_by_what_happened(positions: dict[str, int], seconds: float, *, due: bool) -> None:
     taken = {TELEMETRY: 10, FLEET: 5}
     assert is_due(taken, positions, seconds, every_seconds=600, events=100) == due
