@@ -1,18 +1,18 @@
 """What is different between two moments, as rows for people."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from shardbus_eventstore.differences import Difference
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 _LONGEST: Final = 60
 
-_UNITS: Final[Mapping[str, tuple[str, str]]] = {
-    "_percent": ("{:.0f} %", ""),
-    "_temperature_c": ("{:.0f} °C", ""),
-    "_threshold_c": ("{:.0f} °C", ""),
-    "_watts": ("{:.0f} W", ""),
+_UNITS: Final[Mapping[str, str]] = {
+    "_percent": "{:.0f} %",
+    "_temperature_c": "{:.0f} °C",
+    "_threshold_c": "{:.0f} °C",
+    "_watts": "{:.0f} W",
 }
 """How a figure is written whose name ends so."""
 
@@ -44,8 +44,10 @@ def value_text(name: str, value: Any) -> str:
             return bytes_text(value)
         if name.endswith("_seconds"):
             return seconds_text(value)
-        for ending, (pattern, _) in _UNITS.items():
+        for ending, pattern in _UNITS.items():
             if name.endswith(ending):
                 return pattern.format(value)
-    text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        value = ", ".join(map(str, cast("list[object]", value))) or "none"
+    text = str(value)
     return text if len(text) <= _LONGEST or name in {"moved", "placed", "deleted"} else text[: _LONGEST - 1] + "…"

@@ -51,7 +51,7 @@ def with_progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item
 
 
 class Progress:
-    """Says on stderr how far a long work is, if it takes over a second: on a terminal again and again, elsewhere once."""
+    """Says on stderr how far a work is that takes over a second: on a terminal all the time, elsewhere once."""
 
     def __init__(self, what: str) -> None:
         self._what = what

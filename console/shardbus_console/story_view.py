@@ -104,10 +104,8 @@ def answer_lines(answer: AnswerPart) -> Sequence[str]:
     soon = answer.seconds_after_command
     after = "" if soon is None else f", {seconds_text(max(0.0, soon))} after the command"
     result = answer.plan or answer.refused
-    lines = [
-        f"{answer.type} by {answer.source} at {answer.recorded_at:%Y-%m-%d %H:%M:%S} UTC, FLEET {answer.sequence}{after}",
-        answer.text,
-    ]
+    at = f"{answer.recorded_at:%Y-%m-%d %H:%M:%S} UTC"
+    lines = [f"{answer.type} by {answer.source} at {at}, FLEET {answer.sequence}{after}", answer.text]
     if answer.refused is not None and result is not None:
         lines.append(f"strategy {result.strategy}: {result.strategy_reason}")
     return lines
@@ -129,7 +127,7 @@ def _projected(told: Story, projected: Projected) -> Iterator[str]:
     if projected.decision_sequence is not None:
         yield f"the decision is there, as of FLEET {projected.decision_sequence}"
     elif told.command.command_id is not None:
-        yield "the decision is not there, though it should be: `shardbus replay --dry-run --compare` tells what else is not"
+        yield "the decision is not there, though it should be; `shardbus replay --dry-run --compare` tells what else"
     if projected.status is not None and projected.updated_at is not None:
         yield f"the instance is {projected.status}, since {projected.updated_at:%Y-%m-%d %H:%M:%S} UTC"
     yield f"the projector is at FLEET {projected.position}"

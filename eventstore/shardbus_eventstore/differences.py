@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from shardbus_schemas.fleet import DeviceStatus
 from shardbus_schemas.ids import DeviceKey
@@ -201,4 +201,4 @@ def _plain(value: Any) -> Any:
     """Return ``value`` as JSON has it."""
     if isinstance(value, FrozenModel):
         return value.model_dump(mode="json")
-    return list(value) if isinstance(value, tuple) else value
+    return list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value

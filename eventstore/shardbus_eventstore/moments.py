@@ -1,7 +1,7 @@
 """Moments of the past by the names that people give them. Pure.
 
-A moment is a place in a stream (``FLEET:123``, ``TELEMETRY:456``, or ``123``, which means ``FLEET``) or a time: RFC 3339
-(``2026-11-26T09:30:00Z``; without an offset it is UTC), ``now``, or how long ago (``-10m``; s, m, h, d).
+A moment is a place in a stream (``FLEET:123``, ``TELEMETRY:456``, or ``123``, which means ``FLEET``) or a time: RFC
+3339 (``2026-11-26T09:30:00Z``; without an offset it is UTC), ``now``, or how long ago (``-10m``; s, m, h, d).
 """
 
 import re

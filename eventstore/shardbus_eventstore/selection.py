@@ -1,4 +1,4 @@
-"""Which messages of a stream are about something. Pure: subjects for the server, and a judge for what they let through."""
+"""Which messages of a stream are about something. Pure: subjects for the server, a judge for what they let through."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from shardbus_schemas.registry import UnreadableMessageError, type_of
 
 @dataclass(slots=True)
 class Selection:
-    """What is asked for; all of it must hold. It remembers which instances were placed where, so use it for one pass."""
+    """What is asked for; all of it must hold. For one pass: it remembers which instances were placed where."""
 
     stream: str
     types: Sequence[str] = ()

@@ -92,7 +92,7 @@ async def _held(reading: Log, stream: str, sequence: int, last: int) -> Stored |
 async def state_at(
     reading: Log, moment: Moment, *, earlier: Past | None = None, progress: Progress | None = None
 ) -> Past:
-    """Return the state of ``moment``, folded from the nearest snapshot before it, or from ``earlier`` if that is nearer.
+    """Return the state of ``moment``, from the nearest snapshot before it, or from ``earlier`` if that is nearer.
 
     Of ``TELEMETRY`` what retention left is folded; the notes say what is missing. Raises BusError.
     """

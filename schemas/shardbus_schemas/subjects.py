@@ -2,7 +2,8 @@
 
 ``shardbus.v1.telemetry.<node>``, ``shardbus.v1.link.<from>.<to>``, ``shardbus.v1.event.<kind>.<id>``,
 ``shardbus.v1.command.<verb>``, ``shardbus.v1.dead.<stream>``, ``shardbus.v1.snapshot.manifest`` and
-``shardbus.v1.snapshot.chunk.<snapshot>`` (which hold no message of the catalogue); no stream keeps ``shardbus.v1.agent.<node>``,
+``shardbus.v1.snapshot.chunk.<snapshot>`` (which hold no message of the catalogue); no stream keeps
+``shardbus.v1.agent.<node>``,
 ``shardbus.v1.peers`` and ``shardbus.v1.peers.<node>``. An id is one token: characters that NATS
 reserves are percent-encoded, so a model named ``llama-3.1-8b`` becomes ``llama-3%2E1-8b``.
 """

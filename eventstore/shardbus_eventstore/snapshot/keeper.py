@@ -76,7 +76,7 @@ class SnapshotKeeper:
                 await asyncio.wait_for(self._stop.wait(), pause)
 
     async def finish(self, *, politely: bool) -> None:
-        """Let the lock go; ``politely``: after a snapshot of where the projections ended, so that others start there."""
+        """Let the lock go; ``politely``: after a snapshot of where the projections ended, for those who start next."""
         try:
             if politely and self._lock is not None and await _in_thread(self._positions) != self._last:
                 await self._take()

@@ -81,8 +81,8 @@ async def restore(
     """Return the newest snapshot that is ``wanted`` and of these very streams; raises BusError.
 
     Where only its part of ``FLEET`` can be used (of ``TELEMETRY``, what follows it is gone, say) and no other
-    snapshot can be used in full, that part is returned. ``None``: fold from the beginning. What is wrong with a snapshot
-    is logged.
+    snapshot can be used in full, that part is returned. ``None``: fold from the beginning. What is wrong with a
+    snapshot is logged.
     """
     infos = {stream: await reading.info(stream) for stream in STREAMS}
     of_fleet_alone: Manifest | None = None

@@ -21,9 +21,9 @@ from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, DeviceRegistered, NodeJoined
 from sqlalchemy import text
+from support.answers import placed_event
 from support.histories import START, reading
 from support.projecting import assert_read_model_is_the_fold, bus_with_streams, caught_up, projector
-from support.answers import placed_event
 from support.waiting import until
 
 pytestmark = pytest.mark.connected

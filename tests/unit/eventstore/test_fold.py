@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from shardbus_eventstore.fold import apply, fold, fold_with_changes
+from shardbus_eventstore.fold import fold, fold_with_changes
 from shardbus_eventstore.intake import examine
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
