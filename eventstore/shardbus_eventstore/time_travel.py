@@ -5,12 +5,13 @@ The shell of ``moments.py``, over whatever can be read like the bus.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from shardbus_infra.bus.port import Log, Stored
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
+from shardbus_schemas import subjects
 
 from shardbus_eventstore.intake import advance, take
 from shardbus_eventstore.moments import Moment, MomentError, Place
@@ -116,6 +117,18 @@ async def state_at(
         if end is not None:
             state = await _fold_to(reading, state, stream, end, progress)
     return Past(moment, state, notes)
+
+
+async def with_deleted(reading: Log, before: Past, after: Past) -> Past:
+    """Return ``after`` with what was deleted since ``before`` and why, which a snapshot between them left out."""
+    instances = dict(after.state.instances)
+    for name, record in before.state.instances.items():
+        if name not in instances:
+            last = await reading.last(FLEET, subjects.event("instance", name))
+            if last is not None and last.sequence <= after.moment.fleet:
+                alone = take(FleetState(instances={name: record}), (last,)).state
+                instances[name] = alone.instances[name]
+    return replace(after, state=replace(after.state, instances=instances))
 
 
 def _is_nearer(state: FleetState, other: FleetState, moment: Moment) -> bool:

@@ -94,14 +94,15 @@ def diff(
     --since A --until B` does.
     """
     from shardbus_eventstore.differences import differences
-    from shardbus_eventstore.time_travel import state_at
+    from shardbus_eventstore.time_travel import state_at, with_deleted
 
     from shardbus_console.difference_view import difference_rows
 
     async def look() -> "tuple[Past, Past]":
         async with open_bus(settings_for(CommonSettings, nats_url=nats_url)) as bus, folding() as progress:
             first = await state_at(bus, await moment_named(bus, before), progress=progress)
-            return first, await state_at(bus, await moment_named(bus, after), earlier=first, progress=progress)
+            second = await state_at(bus, await moment_named(bus, after), earlier=first, progress=progress)
+            return first, await with_deleted(bus, first, second)
 
     first, second = asyncio.run(look())
     notes = dict.fromkeys((*first.notes, *second.notes))
