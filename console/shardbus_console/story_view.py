@@ -11,8 +11,6 @@ from shardbus_console.explanation_view import asked_text
 from shardbus_console.output import data, heading
 from shardbus_console.placement_view import print_result
 
-_MOST_NAMED = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Projected:
@@ -81,12 +79,8 @@ def state_lines(state: StatePart) -> Sequence[str]:
     """Return what the decision was taken on."""
     lines = [_used_text(used) for used in state.streams]
     if state.considered:
-        names = ", ".join(state.considered[:_MOST_NAMED])
-        more = len(state.considered) - _MOST_NAMED
-        lines.append(
-            f"{len(state.considered)} devices judged, {len(state.chosen)} chosen: {names}"
-            + (f" and {more} more" if more > 0 else "")
-        )
+        # All of them are told below, each with why.
+        lines.append(f"{len(state.considered)} devices judged; chosen: {', '.join(state.chosen) or 'none'}")
     return lines
 
 

@@ -157,7 +157,7 @@ def test_a_fleets_past_is_told_by_the_command_line(stack: Stack) -> None:
         "by console at",
         "asked: small for latency",
         "TELEMETRY 1, recorded",
-        "1 devices judged, 1 chosen: attic/gpu",
+        "1 devices judged; chosen: attic/gpu",
         f"InstancePlaced by placer/placer at {story['answer']['recorded_at'][:10]}",
         "InstanceDeleted, deleted: enough",
         "the instance is deleted",
