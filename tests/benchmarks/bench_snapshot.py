@@ -118,11 +118,12 @@ async def start(nats_url: str) -> float:
         began = time.perf_counter()
         live, stop = LiveState(bus), asyncio.Event()
         running = asyncio.create_task(live.run(stop))
-        for stream, end in ends.items():
-            await live.wait_until(stream, end, 600)
+        reaching = asyncio.gather(*(live.wait_until(stream, end, None) for stream, end in ends.items()))
+        await asyncio.wait({running, reaching}, return_when=asyncio.FIRST_COMPLETED)
         seconds = time.perf_counter() - began
         stop.set()
         await running
+        await reaching
     finally:
         await bus.close()
     return seconds
@@ -214,10 +215,11 @@ def main() -> None:
     lines = [
         "## Starting behind a long history",
         "",
-        f"A state in memory, as a placer keeps it, from nothing to the streams' ends: {options.readings:,} readings as",
-        f"messages of {DEVICES_PER_NODE}, {options.events:,} events of the fleet, {options.decisions:,} of them",
-        f"decisions, {NODES * DEVICES_PER_NODE:,} devices. The snapshot has {size:,} bytes; it is made in {made:.2f} s and",
-        f"read back in {read:.2f} s. Each start is a process of its own; of several the median.",
+        "A state in memory, as a placer keeps it, from nothing to the streams' ends:",
+        f"{options.readings:,} readings as messages of {DEVICES_PER_NODE}, {options.events:,} events of the fleet,",
+        f"{options.decisions:,} of them decisions, {NODES * DEVICES_PER_NODE:,} devices. The snapshot has",
+        f"{size:,} bytes; it is made in {made:.2f} s and read back in {read:.2f} s. Each start is a process of its own; of several the",
+        "median.",
         "",
         "| start | seconds | peak memory, MiB |",
         "|---|---:|---:|",

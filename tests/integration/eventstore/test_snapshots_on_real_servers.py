@@ -159,8 +159,17 @@ def test_a_snapshot_is_of_one_moment_of_the_read_model(nats_url: str, postgres_u
                 assert held is not None
                 assert (mark.recorded_at, mark.created) == (held.recorded_at, (await bus.info(stream)).created)
             assert taken.unread == {}
+            await asyncio.to_thread(_skip_a_type, postgres_url)
+            again = await asyncio.to_thread(take_snapshot, open_engine(postgres_url))
+            assert again.unread == {"Teleported.v1": 3}
 
     asyncio.run(scenario())
+
+
+def _skip_a_type(postgres_url: str) -> None:
+    with open_engine(postgres_url).begin() as connection:
+        connection.execute(text("ALTER TABLE checkpoints ADD COLUMN IF NOT EXISTS unread jsonb"))
+        connection.execute(text("""UPDATE checkpoints SET unread = '{"Teleported.v1": 3}' WHERE stream = 'FLEET'"""))
 
 
 def test_a_placer_starts_while_the_bus_is_away(nats_restartable: EmbeddedNats) -> None:

@@ -252,6 +252,20 @@ def test_a_large_snapshot_travels_in_parts(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(scenario())
 
 
+def test_a_snapshot_that_was_cut_short_is_as_if_it_never_was() -> None:
+    async def scenario() -> None:
+        bus = MemoryBus()
+        await fleet_on(bus)
+        await take_snapshot_of(bus)
+        log = bus.server.log(SNAPSHOTS)
+        log.remove(log.last_sequence)  # what says that it is whole
+        assert await newest_manifest(bus) is None
+        assert await restore(bus) is None
+        assert (await read_state(bus)).positions == {FLEET: 2, TELEMETRY: 3}
+
+    asyncio.run(scenario())
+
+
 def test_a_server_without_the_stream_has_no_snapshots() -> None:
     async def scenario() -> None:
         bus = MemoryBus([spec for spec in STREAMS if spec.name != SNAPSHOTS])
