@@ -50,7 +50,7 @@ def _count(told: Told, stream: str, until: datetime) -> int:
 
 
 @given(_told(), st.data())
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 def test_the_state_of_a_moment_is_the_fold_of_what_the_streams_had_then(told: Told, data: st.DataObject) -> None:
     snapshots = data.draw(st.sets(st.integers(0, max(0, len(told) - 1)), max_size=3))
     times = [when for _, when in told] or [START]
