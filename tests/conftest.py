@@ -15,7 +15,7 @@ from support.databases import fresh_database
 from support.jetstream import delete_streams
 from support.server_folders import server_folder
 
-OUR_STREAMS = frozenset({"TELEMETRY", "FLEET", "COMMANDS", "DEAD"})
+OUR_STREAMS = frozenset({"TELEMETRY", "FLEET", "COMMANDS", "DEAD", "SNAPSHOTS"})
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def nats_server(session_server_folder: Path) -> Iterator[EmbeddedNats]:
 
 @pytest.fixture
 def nats_url(request: pytest.FixtureRequest) -> str:
-    """A NATS server without a stream. Of a server that is not ours, only our four streams are deleted."""
+    """A NATS server without a stream. Of a server that is not ours, only our five streams are deleted."""
     if given := os.environ.get("SHARDBUS_TEST_NATS_URL"):
         delete_streams(given, only=OUR_STREAMS)
         return given

@@ -29,6 +29,8 @@ _GROUPS: Final = (
     "dead",
     "replay_decisions",
     "archive",
+    "past",
+    "story",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

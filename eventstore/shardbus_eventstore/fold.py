@@ -72,7 +72,8 @@ class Changes:
     devices: AbstractSet[DeviceKey]
     models: AbstractSet[ModelId]
     instances: AbstractSet[InstanceId]
-    decisions: AbstractSet[CommandId]
+    decisions: tuple[Decision, ...]
+    """The first answers to commands, whole: the state keeps only where each is."""
     dead_letters: AbstractSet[DeadLetterKey]
     retried_letters: AbstractSet[DeadLetterKey]
     readings: Sequence[DeviceStateRecord]
@@ -177,6 +178,7 @@ class _Draft:
         self._positions = dict(state.positions)
         self._ignored = dict(state.ignored)
         self.readings: list[DeviceStateRecord] = []
+        self.decided: list[Decision] = []
 
     def take(self, received: Received[FrozenModel]) -> None:
         stream, message = received.stream, received.message
@@ -220,7 +222,7 @@ class _Draft:
             devices=self.devices.touched,
             models=self.models.touched,
             instances=self.instances.touched,
-            decisions=self.decisions.touched,
+            decisions=tuple(self.decided),
             dead_letters=self.dead_letters.touched,
             retried_letters=self.retried_letters.touched,
             readings=tuple(self.readings),
@@ -370,8 +372,8 @@ class _Draft:
         """Note the answer to a command; the first one stays."""
         if command_id is None or self.decisions.get(command_id) is not None:
             return
-        self.decisions.put(
-            command_id,
+        self.decisions.put(command_id, received.sequence)
+        self.decided.append(
             Decision(
                 command_id,
                 event,

@@ -1,14 +1,19 @@
-"""The state in memory, as fresh as the bus: for the placer, and for whoever asks what is so now."""
+"""The state in memory, as fresh as the bus: for the placer, and for whoever asks what is so now.
+
+It begins with the newest snapshot, if there is one that can be used, and folds what came since.
+"""
 
 import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Coroutine
 
-from shardbus_infra.bus.port import Bus, BusError, BusUnreachableError, StreamInfo, StreamShortenedError
+from shardbus_infra.bus.port import BusError, BusUnreachableError, Log, StreamInfo, StreamShortenedError
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 from shardbus_eventstore.intake import Taken, advance, take
+from shardbus_eventstore.snapshot.store import restore
 from shardbus_eventstore.state import FleetState, without_telemetry
 
 log = logging.getLogger(__name__)
@@ -26,7 +31,7 @@ class StateBehindError(BusError):
 class LiveState:
     """Follows ``TELEMETRY`` and ``FLEET`` and folds them in memory."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Log) -> None:
         self._bus = bus
         self._state = FleetState()
         self._moved = asyncio.Condition()
@@ -43,16 +48,9 @@ class LiveState:
 
         A shortened ``TELEMETRY`` is no error: what it lost was advisory, and what it holds is folded anew.
         """
-        tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._follow(stream)) for stream in STREAMS]
-        tasks.append(asyncio.create_task(stop.wait()))
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await _until(stop, self._restore())
+        if not stop.is_set():
+            await _until(stop, *(self._follow(stream) for stream in STREAMS))
 
     async def wait_until(self, stream: str, sequence: int, timeout_seconds: float | None = 5) -> None:
         """Return once ``sequence`` of ``stream`` is folded; raise StateBehindError if it takes longer.
@@ -70,6 +68,21 @@ class LiveState:
                 f"the state is at {stream}:{reached} and did not reach {sequence} in {timeout_seconds} s; "
                 "is the bus reachable?"
             ) from error
+
+    async def _restore(self) -> None:
+        """Begin with the newest snapshot that can be used; without one, at the beginning of the streams."""
+        while True:
+            try:
+                snapshot = await restore(self._bus)
+            except BusUnreachableError as error:
+                log.debug("waiting for the bus: %s", error)
+                await asyncio.sleep(_IDLE_SECONDS)
+            else:
+                break
+        if snapshot is not None:
+            log.info("starting from snapshot %s", snapshot.manifest)
+            self._state = snapshot.state
+            await self._announce()
 
     async def _follow(self, stream: str) -> None:
         while True:
@@ -124,7 +137,21 @@ class LiveState:
             await self._announce()
 
 
-async def read_state(bus: Bus) -> FleetState:
+async def _until(stop: asyncio.Event, *works: Coroutine[object, object, None]) -> None:
+    """Run ``works`` until one of them ends, or ``stop`` is set; raise what that one raised."""
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(work) for work in works]
+    tasks.append(asyncio.create_task(stop.wait()))
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def read_state(bus: Log) -> FleetState:
     """Return the state as of the streams' last sequences at this moment, or a little after."""
     live, stop = LiveState(bus), asyncio.Event()
     running = asyncio.create_task(live.run(stop), name="read the streams")
@@ -140,7 +167,7 @@ async def read_state(bus: Bus) -> FleetState:
     return live.state
 
 
-async def _reach_the_end(bus: Bus, live: LiveState) -> None:
+async def _reach_the_end(bus: Log, live: LiveState) -> None:
     for stream in STREAMS:
         info = await bus.info(stream)
         await live.wait_until(stream, info.last_sequence, None)

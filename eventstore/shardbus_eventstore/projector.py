@@ -34,6 +34,7 @@ from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.load import working_part
 from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.snapshot.keeper import SnapshotKeeper
 from shardbus_eventstore.tick_fold import take_ticks
 from shardbus_eventstore.unknown_devices import UnknownDevices
 from shardbus_eventstore.unread import firsts, readable_now, worth_parking
@@ -79,6 +80,8 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         asyncio.create_task(projector.run(), name=f"project {projector.part.name}") for projector in (*shared, *whole)
     ]
     projecting.append(asyncio.create_task(keep_history(engine, settings, quitting), name="keep the history"))
+    keeper = SnapshotKeeper(bus, engine, settings, quitting)
+    keeping = asyncio.create_task(keeper.run(), name="take snapshots")
     stopping = asyncio.create_task(stop.wait(), name="stop projecting")
     try:
         await asyncio.wait([*projecting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -86,6 +89,8 @@ async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> Non
         quitting.set()
         stopping.cancel()
         ended = await asyncio.gather(*projecting, return_exceptions=True)
+        await keeping
+        await keeper.finish(politely=not any(isinstance(outcome, BaseException) for outcome in ended))
     for outcome in ended:
         if isinstance(outcome, BaseException):
             raise outcome

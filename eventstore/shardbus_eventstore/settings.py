@@ -23,5 +23,9 @@ class ProjectorSettings(CommonSettings):
     """How long the devices' minutes are kept, likewise."""
     history_hours_keep_days: Annotated[float, Field(gt=0)] = 730
     """How long the devices' hours are kept."""
+    snapshot_minutes: Annotated[float, Field(gt=0)] = 10
+    """How often a snapshot of the state is published for those who start, if anything happened since."""
+    snapshot_events: Annotated[int, Field(ge=1)] = 100_000
+    """After so many messages a snapshot is published earlier, though at most one a minute."""
     postgres_wait_seconds: Annotated[float, Field(ge=0)] = 10
     """How long to wait for Postgres at the start before giving up. Later it is waited for without end."""

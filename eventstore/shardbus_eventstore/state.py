@@ -215,7 +215,8 @@ class FleetState:
     devices: Mapping[DeviceKey, DeviceRecord] = field(default_factory=dict[DeviceKey, DeviceRecord])
     models: Mapping[ModelId, ModelRecord] = field(default_factory=dict[ModelId, ModelRecord])
     instances: Mapping[InstanceId, InstanceRecord] = field(default_factory=dict[InstanceId, InstanceRecord])
-    decisions: Mapping[CommandId, Decision] = field(default_factory=dict[CommandId, Decision])
+    decisions: Mapping[CommandId, int] = field(default_factory=dict[CommandId, int])
+    """Command to where its first answer is in ``FLEET``: no more, since there is an entry for every command ever."""
     # From DEAD.
     dead_letters: Mapping[DeadLetterKey, DeadLetterRecord] = field(
         default_factory=dict[DeadLetterKey, DeadLetterRecord]
@@ -226,6 +227,25 @@ class FleetState:
     """Stream to the last sequence folded."""
     ignored: Mapping[str, int] = field(default_factory=dict[str, int])
     """Stream to how many of its messages changed nothing: repeated, or about something unknown."""
+
+
+def living_part(state: FleetState) -> FleetState:
+    """Return what any later fold of ``TELEMETRY`` and ``FLEET``, and any later decision, depends on; no more.
+
+    Left out are deleted instances (to the fold and to the placer one is like one that never was), dead letters, and
+    what is only counted. Folding goes on from it as from ``state``: the living parts of both stay equal.
+    """
+    return FleetState(
+        device_states=state.device_states,
+        node_heard=state.node_heard,
+        links=state.links,
+        nodes=state.nodes,
+        devices=state.devices,
+        models=state.models,
+        instances={name: record for name, record in state.instances.items() if record.status != "deleted"},
+        decisions=state.decisions,
+        positions={stream: at for stream, at in state.positions.items() if stream in ("TELEMETRY", "FLEET")},
+    )
 
 
 def without_telemetry(state: FleetState) -> FleetState:

@@ -70,6 +70,23 @@ def decide(
     command_id = command_id_of(received)
     if command_id in state.decisions:
         return None
+    answer = _answer(received, command_id, state, now, knowledge)
+    return answer.model_copy(update={"asked": asked(received)})
+
+
+def asked(received: Received[commands.Command]) -> events.Asked:
+    """Return who sent the command and when: the queue forgets it once it is answered."""
+    return events.Asked(
+        source=received.envelope.source,
+        occurred_at=received.envelope.occurred_at,
+        recorded_at=received.recorded_at,
+        sequence=received.sequence,
+    )
+
+
+def _answer(
+    received: Received[commands.Command], command_id: CommandId, state: FleetState, now: datetime, knowledge: Knowledge
+) -> events.Answer:
     match received.message:
         case commands.Place() as place:
             return _place(place, received.unknown_fields, command_id, state, now, knowledge)
@@ -90,7 +107,8 @@ def conflict(received: Received[commands.Place], state: FleetState, attempts: in
     """Return the refusal of a placement that lost every race against other placers."""
     place = received.message
     message = f"other placements changed the fleet {attempts} times while this one was planned; send it again"
-    return _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
+    answer = _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
+    return answer.model_copy(update={"asked": asked(received)})
 
 
 def _place(
@@ -157,10 +175,12 @@ def _delete(
     instance = state.instances.get(delete.instance_id)
     if instance is not None and instance.status != "deleted":
         return events.InstanceDeleted(instance_id=delete.instance_id, command_id=command_id, reason=delete.reason)
-    if instance is not None:
-        message = f"instance {delete.instance_id!r} is deleted already"
-    else:
-        message = f"no instance is named {delete.instance_id!r}{suggest(delete.instance_id, list(state.instances))}"
+    # A state that began with a snapshot does not know what was deleted before it: the answer must be the same.
+    alive = [name for name, record in state.instances.items() if record.status != "deleted"]
+    message = (
+        f"there is no instance {delete.instance_id!r}: it never was, or is deleted already"
+        f"{suggest(delete.instance_id, alive)}"
+    )
     return events.CommandRejected(
         command_id=command_id, command_type=delete.TYPE, code="unknown_instance", message=message
     )

@@ -16,6 +16,19 @@ from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StateP
 from shardbus_schemas.telemetry import DeviceGPUState
 
 
+class Asked(FrozenModel):
+    """Who sent a command, and when. The queue forgets a command once it is answered; the answer remembers."""
+
+    source: Annotated[str, Field(max_length=300)]
+    """As the command's envelope has it: ``console``; ``unknown`` for a bare message."""
+    occurred_at: UtcDatetime
+    """By the sender's clock; of a bare message, when the bus recorded it."""
+    recorded_at: UtcDatetime
+    """When ``COMMANDS`` recorded it."""
+    sequence: Annotated[int, Field(ge=1)]
+    """Where it was in ``COMMANDS``."""
+
+
 class NodeJoined(FrozenModel):
     """An agent started on a node and will be heard at least once per heartbeat."""
 
@@ -156,6 +169,8 @@ class ModelRegistered(FrozenModel):
 
     profile: ModelProfile
     command_id: CommandId | None = None
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class InstancePlaced(FrozenModel):
@@ -170,6 +185,8 @@ class InstancePlaced(FrozenModel):
     request: PlacementRequest
     plan: Placed
     position: StatePosition
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class InstanceReplaced(FrozenModel):
@@ -183,6 +200,8 @@ class InstanceReplaced(FrozenModel):
     plan: Placed
     reason: str
     position: StatePosition
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class InstanceDeleted(FrozenModel):
@@ -194,6 +213,8 @@ class InstanceDeleted(FrozenModel):
     instance_id: InstanceId
     command_id: CommandId | None = None
     reason: str | None = None
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class InstanceLost(FrozenModel):
@@ -220,6 +241,8 @@ class PlacementRejected(FrozenModel):
     position: StatePosition
     model: ModelProfile | None = None
     """What was planned; ``None`` if no such model is known, or in what was written before this was kept."""
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class PlacementPreviewed(FrozenModel):
@@ -234,6 +257,8 @@ class PlacementPreviewed(FrozenModel):
     position: StatePosition
     model: ModelProfile | None = None
     """What was planned; ``None`` in what was written before this was kept."""
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 CommandRejectionCode = Literal["unknown_instance", "unsupported_command", "expired"]
@@ -249,6 +274,8 @@ class CommandRejected(FrozenModel):
     command_type: str
     code: CommandRejectionCode
     message: str
+    asked: Asked | None = None
+    """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
 class DeadLettered(FrozenModel):
@@ -303,3 +330,5 @@ FleetEvent = (
     | CommandRejected
 )
 Event = TelemetryEvent | FleetEvent
+Answer = InstancePlaced | InstanceDeleted | PlacementRejected | PlacementPreviewed | CommandRejected | ModelRegistered
+"""What a placer answers a command with."""

@@ -1,7 +1,9 @@
 """The grammar of subjects: nobody writes one as a string elsewhere.
 
 ``shardbus.v1.telemetry.<node>``, ``shardbus.v1.link.<from>.<to>``, ``shardbus.v1.event.<kind>.<id>``,
-``shardbus.v1.command.<verb>`` and ``shardbus.v1.dead.<stream>``; no stream keeps ``shardbus.v1.agent.<node>``,
+``shardbus.v1.command.<verb>``, ``shardbus.v1.dead.<stream>``, ``shardbus.v1.snapshot.manifest`` and
+``shardbus.v1.snapshot.chunk.<snapshot>`` (which hold no message of the catalogue); no stream keeps
+``shardbus.v1.agent.<node>``,
 ``shardbus.v1.peers`` and ``shardbus.v1.peers.<node>``. An id is one token: characters that NATS
 reserves are percent-encoded, so a model named ``llama-3.1-8b`` becomes ``llama-3%2E1-8b``.
 """
@@ -23,6 +25,9 @@ LINKS_ALL = f"{PREFIX}.link.*.*"
 EVENTS_ALL = f"{PREFIX}.event.>"
 COMMANDS_ALL = f"{PREFIX}.command.>"
 DEAD_ALL = f"{PREFIX}.dead.>"
+SNAPSHOTS_ALL = f"{PREFIX}.snapshot.>"
+SNAPSHOT_MANIFEST = f"{PREFIX}.snapshot.manifest"
+"""Where the event store says that a snapshot is whole, and what it is of."""
 PEERS = f"{PREFIX}.peers"
 """Where agents that measure links tell one another where they are. No stream keeps it."""
 INSTANCES_ALL = f"{PREFIX}.event.instance.*"
@@ -85,6 +90,11 @@ def command(verb: CommandVerb) -> str:
 def dead(stream: str) -> str:
     """Return where messages of ``stream`` go that could not be understood."""
     return f"{PREFIX}.dead.{encode_token(stream)}"
+
+
+def snapshot_chunk(snapshot_id: str) -> str:
+    """Return where the parts of one snapshot go."""
+    return f"{PREFIX}.snapshot.chunk.{encode_token(snapshot_id)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,7 +299,7 @@ def test_a_deleted_instance_gives_its_memory_back(stack: Stack) -> None:
 def test_deleting_what_never_was_exits_with_3(stack: Stack) -> None:
     done = stack.here("delete", "nobody", "--timeout", "60")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "no instance is named 'nobody'" in done.stderr
+    assert "there is no instance 'nobody'" in done.stderr
 
 
 def test_a_model_of_ones_own_is_added_and_placed(stack: Stack, tmp_path: Path) -> None:

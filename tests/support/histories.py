@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 from shardbus_eventstore.intake import Taken, take
-from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.state import Decision, FleetState
 from shardbus_infra.bus.port import Stored
 from shardbus_infra.bus.publish import outgoing
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
@@ -40,6 +40,8 @@ class History:
 
     def __init__(self) -> None:
         self.state = FleetState()
+        self.decisions: dict[str, Decision] = {}
+        """By command; the state keeps only where each is."""
         self.streams: dict[str, list[Stored]] = {TELEMETRY: [], FLEET: [], DEAD: []}
 
     def add(self, *added: FrozenModel, seconds: float | None = None) -> Taken:
@@ -51,6 +53,7 @@ class History:
             stream.append(stored(message, len(stream) + 1, seconds=seconds))
             taken = take(self.state, stream[-1:])
             self.state = taken.state
+            self.decisions |= {decision.command_id: decision for decision in taken.changes.decisions}
         return taken
 
 

@@ -2,22 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from shardbus_eventstore.intake import advance, take
 from shardbus_eventstore.projector import run
 from shardbus_eventstore.read_model.database import open_engine
-from shardbus_eventstore.read_model.load import load_state
+from shardbus_eventstore.read_model.load import load_decisions, load_state
 from shardbus_eventstore.read_model.queries import checkpoints
 from shardbus_eventstore.read_model.rows import Row, reading_row
 from shardbus_eventstore.read_model.tables import DEVICE_HISTORY
 from shardbus_eventstore.settings import ProjectorSettings
-from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.state import Decision, FleetState
 from shardbus_infra.bus.nats import connect
 from shardbus_infra.bus.port import Bus, Stored
 from shardbus_infra.bus.reconcile import reconcile
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
+from shardbus_schemas.ids import CommandId
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from support.waiting import until
@@ -27,7 +28,7 @@ STREAMS = (TELEMETRY, FLEET, DEAD)
 
 @contextlib.asynccontextmanager
 async def bus_with_streams(nats_url: str) -> AsyncGenerator[Bus]:
-    """Yield a connection to a server that has the four streams."""
+    """Yield a connection to a server that has the streams."""
     bus = await connect(nats_url, name="test")
     try:
         await reconcile(bus)
@@ -90,7 +91,7 @@ async def assert_read_model_is_the_fold(
 
     ``without`` names messages that are left out of the fold, by stream and sequence.
     """
-    folded, history = FleetState(), list[Row]()
+    folded, history, decisions = FleetState(), list[Row](), dict[CommandId, Decision]()
     for stream in STREAMS:
         messages = await whole_stream(bus, stream)
         kept = [message for message in messages if (stream, message.sequence) not in without]
@@ -99,18 +100,20 @@ async def assert_read_model_is_the_fold(
             taken = replace(taken, state=advance(taken.state, stream, messages[-1].sequence))
         folded = taken.state
         history += [reading_row(record) for record in taken.changes.readings]
-    loaded, past = await asyncio.to_thread(read_back, postgres_url)
+        decisions |= {decision.command_id: decision for decision in taken.changes.decisions}
+    loaded, decided, past = await asyncio.to_thread(read_back, postgres_url)
     for name in FleetState.__dataclass_fields__:
         assert getattr(loaded, name) == getattr(folded, name), name
+    assert decided == decisions
     assert sorted(past, key=_order) == sorted(history, key=_order)
     return folded
 
 
-def read_back(postgres_url: str) -> tuple[FleetState, Sequence[Row]]:
-    """Return the state and the past readings as the rows have them."""
+def read_back(postgres_url: str) -> tuple[FleetState, Mapping[CommandId, Decision], Sequence[Row]]:
+    """Return the state, the decisions and the past readings as the rows have them."""
     with open_engine(postgres_url).connect() as connection:
         past = [dict(row) for row in connection.execute(select(DEVICE_HISTORY)).mappings()]
-        return load_state(connection), past
+        return load_state(connection), load_decisions(connection), past
 
 
 def _order(row: Row) -> tuple[object, ...]:

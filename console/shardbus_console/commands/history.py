@@ -1,24 +1,29 @@
-"""``shardbus events`` and ``shardbus state``: the streams themselves, read without a read model."""
+"""``shardbus events``: the streams themselves, read without a read model."""
 
 import asyncio
 import contextlib
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from pydantic_core import from_json
-from shardbus_infra.bus.port import Stored
+from shardbus_eventstore.selection import Selection
+from shardbus_infra.bus.port import Bus, Stored
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.settings import CommonSettings
+from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.registry import UnreadableMessageError
 
+from shardbus_console.at import position_named
 from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.exits import CommandError
 from shardbus_console.options import Json, NatsUrl
-from shardbus_console.output import data, print_json, print_json_line
+from shardbus_console.output import data, print_json_line
 
 _SHORT = 160
+_IDLE_SECONDS = 0.5
 
 
 class Stream(StrEnum):
@@ -35,15 +40,23 @@ _NAMES = {Stream.FLEET: FLEET, Stream.TELEMETRY: TELEMETRY, Stream.DEAD: DEAD}
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(events)
-    app.command()(state)
 
 
 def events(
     *,
     stream: Annotated[Stream, typer.Option(help="Which stream.")] = Stream.FLEET,
     start: Annotated[int, typer.Option("--from", min=1, help="The first sequence to print.")] = 1,
+    end: Annotated[int | None, typer.Option("--to", min=1, help="The last sequence to print.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="AT", help="Only what came after: -10m, a time, FLEET:123.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="AT", help="Only what came up to then.")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="Only subjects that match; wildcards * and >.")] = None,
     kind: Annotated[list[str] | None, typer.Option("--type", help="Only events of this type.")] = None,
+    node: Annotated[str | None, typer.Option(help="Only what is about this node, and what is placed there.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NODE/DEVICE", help="Only what is about this device.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Only what is about this instance.")] = None,
+    correlation: Annotated[str | None, typer.Option(metavar="ID", help="Only what this command led to.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     limit: Annotated[int | None, typer.Option("-n", min=1, help="Stop after so many.")] = None,
     nats_url: NatsUrl = None,
@@ -51,60 +64,70 @@ def events(
 ) -> None:
     """Print the events of a stream, oldest first.
 
-    With --json a line of JSON each.
+    With --json a line of JSON each. A moment (AT) is a place in a stream (`FLEET:123`, `TELEMETRY:456`, or `123`, which
+    means FLEET), a time (`2026-11-26T09:30:00Z`; without an offset it is UTC), or how long ago (`-10m`, `-2h`).
     """
-    settings = settings_for(CommonSettings, nats_url=nats_url)
+    if follow and (end is not None or until is not None):
+        raise CommandError("--follow goes on for ever; it has no --to and no --until")
+    name = _NAMES[stream]
+    selection = Selection(name, kind or (), node, _device(device), instance, correlation)
+    wanted = selection.subjects()
+    if wanted is None:
+        raise CommandError(f"nothing in {name} can be about all of that")
+    show = _print_json if json else _print_line
 
-    async def show() -> None:
-        async with open_bus(settings) as bus:
-            name = _NAMES[stream]
-            last = (await bus.info(name)).last_sequence
-            if last < start and not follow:
-                return
+    async def run() -> None:
+        async with open_bus(settings_for(CommonSettings, nats_url=nats_url)) as bus:
+            first, last = start, (await bus.info(name)).last_sequence
+            if since is not None:
+                first = max(first, await position_named(bus, name, since) + 1)
+            if until is not None:
+                last = min(last, await position_named(bus, name, until))
+            last = last if end is None else min(last, end)
+            patterns = subject or wanted
             shown = 0
-            batches = bus.follow(name, start_sequence=start, subjects=subject or (), idle_seconds=0.5)
-            async with contextlib.aclosing(batches):
-                async for batch in batches:
-                    for stored in batch:
-                        if stored.sequence > last and not follow:
+            async with contextlib.aclosing(_messages(bus, name, first, None if follow else last, patterns)) as messages:
+                async for stored in messages:
+                    if selection.wants(stored):
+                        show(stored)
+                        shown += 1
+                        if shown == limit:
                             return
-                        if _wanted(stored, kind):
-                            (_print_json if json else _print_line)(stored)
-                            shown += 1
-                        if shown == limit or (stored.sequence >= last and not follow):
-                            return
-                    if not batch and not follow:
-                        return  # nothing more that matches
 
-    asyncio.run(show())
+    asyncio.run(run())
 
 
-def state(*, nats_url: NatsUrl = None, json: Json = False) -> None:
-    """Print the fleet as the streams say it is now.
-
-    With --json in the shape of a fleet file: `shardbus state --json > now.json` keeps it for `shardbus plan
-    --fleet now.json MODEL`.
-    """
-    from shardbus_eventstore.fleet_view import fleet_of
-
-    from shardbus_console.commands.fleet import print_devices
-    from shardbus_console.known import read_live_state
-
-    current = read_live_state(settings_for(CommonSettings, nats_url=nats_url))
-    fleet = fleet_of(current, datetime.now(UTC))
-    if json:
-        print_json(fleet.model_dump(mode="json", by_alias=True, exclude_defaults=True))
-        return
-    print_devices(fleet)
-    placed = [instance for instance in current.instances.values() if instance.status == "placed"]
-    data.print(
-        f"as of TELEMETRY {fleet.telemetry_sequence}, FLEET {fleet.fleet_sequence}: {len(fleet.nodes)} nodes, "
-        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {len(placed)} instances placed"
-    )
+def _device(text: str | None) -> DeviceKey | None:
+    if text is None:
+        return None
+    node, slash, device = text.partition("/")
+    if not (node and slash and device) or "/" in device:
+        raise CommandError(f"{text!r} is no device; one is written NODE/DEVICE, as `shardbus devices` lists them")
+    return DeviceKey.of(node, device)
 
 
-def _wanted(stored: Stored, kinds: list[str] | None) -> bool:
-    return not kinds or _type(stored) in kinds
+async def _messages(
+    bus: Bus, stream: str, first: int, last: int | None, patterns: Sequence[str]
+) -> AsyncGenerator[Stored]:
+    """Yield what is on subjects ``patterns`` from ``first`` to ``last``, or for ever."""
+    if last is not None:
+        # The newest that matches may be far from the end: whoever waited for the end would wait in vain.
+        newest = [await bus.last(stream, pattern) for pattern in patterns or (">",)]
+        there = max((stored.sequence for stored in newest if stored is not None), default=0)
+        last = min(last, there)
+        if last < first:
+            return
+    batches = bus.follow(stream, start_sequence=first, subjects=patterns, idle_seconds=_IDLE_SECONDS)
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            for stored in batch:
+                if last is not None and stored.sequence > last:
+                    return
+                yield stored
+                if stored.sequence == last:
+                    return
+            if not batch and last is not None:
+                return  # what matched last expired meanwhile
 
 
 def _type(stored: Stored) -> str:

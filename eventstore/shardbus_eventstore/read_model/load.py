@@ -1,9 +1,10 @@
 """Reading the state back from the rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+from shardbus_schemas.ids import CommandId
 from sqlalchemy import BigInteger, ColumnElement, Connection, Table, cast, func, select
 
 from shardbus_eventstore.read_model.rows import (
@@ -19,8 +20,8 @@ from shardbus_eventstore.read_model.rows import (
     reading_record,
     retried_letter_record,
 )
-from shardbus_eventstore.read_model.tables import TABLES, VERSION, CheckpointRow
-from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.read_model.tables import TABLES, VERSION, CheckpointRow, DecisionRow
+from shardbus_eventstore.state import Decision, FleetState, living_part
 
 RecordT = TypeVar("RecordT")
 
@@ -31,10 +32,26 @@ def load_state(connection: Connection) -> FleetState:
         load_fleet_state(connection),
         models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
         instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
-        decisions={record.command_id: record for record in _read(connection, "decisions", decision_record)},
+        decisions=_decision_places(connection),
         dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
         retried_letters={record.key: record for record in _read(connection, "retried_letters", retried_letter_record)},
     )
+
+
+def load_living_state(connection: Connection) -> FleetState:
+    """Return ``living_part`` of the state that the rows have, without reading the rest."""
+    return living_part(
+        replace(
+            load_fleet_state(connection),
+            models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
+            decisions=_decision_places(connection),
+        )
+    )
+
+
+def load_decisions(connection: Connection) -> Mapping[CommandId, Decision]:
+    """Return the first answer to each command, whole."""
+    return {record.command_id: record for record in _read(connection, "decisions", decision_record)}
 
 
 def load_fleet_state(connection: Connection) -> FleetState:
@@ -86,6 +103,11 @@ def working_part(state: FleetState, stream: str) -> FleetState:
             return FleetState(nodes=state.nodes, devices=state.devices, instances=alive, positions=state.positions)
         case _:
             return FleetState(positions=state.positions)
+
+
+def _decision_places(connection: Connection) -> dict[CommandId, int]:
+    rows = connection.execute(select(DecisionRow.command_id, DecisionRow.sequence))
+    return {CommandId(row.command_id): row.sequence for row in rows}
 
 
 def _read(

@@ -43,15 +43,14 @@ def changed_rows(stream: str, state: FleetState, changes: Changes) -> TableRows:
             }
         case "FLEET":
             instances = [state.instances[instance] for instance in changes.instances]
-            decisions = [state.decisions[command] for command in changes.decisions]
             return {
                 "nodes": [rows.node_row(state.nodes[node]) for node in changes.nodes],
                 "devices": [rows.device_row(state.devices[device]) for device in changes.devices],
                 "models": [rows.model_row(state.models[model]) for model in changes.models],
                 "instances": [rows.instance_row(instance) for instance in instances],
                 "shards": [row for instance in instances for row in rows.shard_rows(instance)],
-                "decisions": [rows.decision_row(decision) for decision in decisions],
-                "refusals": [row for decision in decisions if (row := rows.refusal_row(decision))],
+                "decisions": [rows.decision_row(decision) for decision in changes.decisions],
+                "refusals": [row for decision in changes.decisions if (row := rows.refusal_row(decision))],
             }
         case _:
             letters = [state.dead_letters[key] for key in changes.dead_letters]

@@ -11,6 +11,7 @@ TELEMETRY: Final = "TELEMETRY"
 FLEET: Final = "FLEET"
 COMMANDS: Final = "COMMANDS"
 DEAD: Final = "DEAD"
+SNAPSHOTS: Final = "SNAPSHOTS"
 
 _GIBIBYTE = 1024**3
 _TELEMETRY_MAX_AGE = timedelta(hours=24)
@@ -70,9 +71,10 @@ def declared(
     telemetry_max_bytes: int | None = None,
     telemetry_persist_async: bool | None = None,
     dead_max_bytes: int = _GIBIBYTE // 4,
+    snapshots_max_bytes: int = _GIBIBYTE // 4,
     replicas: int | None = None,
 ) -> tuple[StreamSpec, ...]:
-    """Return the four streams; ``None`` is what is usual for a new stream, and leaves an existing one as it is.
+    """Return the five streams; ``None`` is what is usual for a new stream, and leaves an existing one as it is.
 
     So a process that was told nothing undoes nothing of what another one was told. A bound in bytes is set aside by
     the server, so it must fit its storage limit.
@@ -134,6 +136,16 @@ def declared(
             # Long enough to be noticed and mended, bounded because a broken producer never tires.
             max_age=timedelta(days=30),
             max_bytes=dead_max_bytes,
+            replicas=replicas or 1,
+            wishes=copies,
+        ),
+        StreamSpec(
+            name=SNAPSHOTS,
+            subjects=(subjects.SNAPSHOTS_ALL,),
+            description="What folding TELEMETRY and FLEET gave now and then; can be made again from them",
+            # The newest is for whoever starts, the older ones are for looking back.
+            max_age=timedelta(days=30),
+            max_bytes=snapshots_max_bytes,
             replicas=replicas or 1,
             wishes=copies,
         ),

@@ -622,7 +622,11 @@ def test_reconciling_brings_the_streams_about_and_again_changes_nothing(run: Run
     async def scenario(open_bus: OpenBus) -> None:
         bus = await open_bus()
         await bus.delete_stream(DEAD)
-        assert await reconcile(bus) == [f"{s}: as declared" for s in (TELEMETRY, FLEET, COMMANDS)] + ["DEAD: created"]
+        assert await reconcile(bus) == [
+            *(f"{stream}: as declared" for stream in (TELEMETRY, FLEET, COMMANDS)),
+            "DEAD: created",
+            "SNAPSHOTS: as declared",
+        ]
         assert await reconcile(bus) == [f"{spec.name}: as declared" for spec in STREAMS]
 
     run(scenario)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from pydantic import BaseModel
-from shardbus_console.output import print_json, print_table, with_progress
+from shardbus_console.output import Progress, print_json, print_table, with_progress
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 
@@ -105,3 +105,16 @@ def test_a_terminal_sees_how_far_it_is_and_gets_its_line_back(
     said = capsys.readouterr().err
     assert said.endswith("\r4 of about 4 models\r\x1b[K")
     assert "\n" not in said
+
+
+def test_long_work_says_once_that_it_takes_a_moment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("shardbus_console.output.time.monotonic", lambda: clock[0])
+    progress = Progress("events")
+    for done in range(5):
+        clock[0] += 0.6
+        progress(done, 5000)
+    progress.end()
+    assert capsys.readouterr().err == "5,000 events, one moment\n"

@@ -9,7 +9,7 @@ import pytest
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import BusError, Outgoing
 from shardbus_infra.bus.reconcile import StreamDriftError, reconcile
-from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, STREAMS, TELEMETRY, declared
+from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, SNAPSHOTS, STREAMS, TELEMETRY, declared
 from shardbus_schemas import subjects
 from typing_extensions import override
 
@@ -18,7 +18,7 @@ HOUR = 3_600_000_000_000
 
 
 def test_what_happened_is_kept_for_ever_and_what_is_read_is_not() -> None:
-    assert list(BY_NAME) == [TELEMETRY, FLEET, COMMANDS, DEAD]
+    assert list(BY_NAME) == [TELEMETRY, FLEET, COMMANDS, DEAD, SNAPSHOTS]
     fleet, telemetry = BY_NAME[FLEET], BY_NAME[TELEMETRY]
     assert (fleet["max_age"], fleet["max_bytes"], fleet["discard"]) == (0, -1, "new")
     assert (fleet["deny_delete"], fleet["deny_purge"], fleet["persist_mode"]) == (True, True, "default")
@@ -28,6 +28,8 @@ def test_what_happened_is_kept_for_ever_and_what_is_read_is_not() -> None:
     assert telemetry["max_bytes"] > 0
     assert (BY_NAME[COMMANDS]["retention"], BY_NAME[COMMANDS]["duplicate_window"]) == ("workqueue", HOUR // 6)
     assert (BY_NAME[DEAD]["max_age"], BY_NAME[DEAD]["deny_purge"]) == (30 * 24 * HOUR, False)
+    assert (BY_NAME[SNAPSHOTS]["max_age"], BY_NAME[SNAPSHOTS]["discard"]) == (30 * 24 * HOUR, "old")
+    assert isinstance(BY_NAME[SNAPSHOTS]["max_bytes"], int)
     assert {config["compression"] for config in BY_NAME.values()} == {"s2"}
 
 
@@ -39,6 +41,8 @@ def test_what_happened_is_kept_for_ever_and_what_is_read_is_not() -> None:
         (subjects.event("instance", "i"), FLEET),
         (subjects.command("place"), COMMANDS),
         (subjects.dead(FLEET), DEAD),
+        (subjects.SNAPSHOT_MANIFEST, SNAPSHOTS),
+        (subjects.snapshot_chunk("a.b"), SNAPSHOTS),
     ],
 )
 def test_every_subject_has_its_stream(subject: str, stream: str) -> None:

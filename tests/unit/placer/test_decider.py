@@ -5,6 +5,7 @@ from typing import Any
 
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
+from shardbus_eventstore.snapshot.codec import load, save
 from shardbus_eventstore.state import FleetState
 from shardbus_placer.decider import Knowledge, decide, instance_id_of
 from shardbus_placer.planner import plan
@@ -102,6 +103,37 @@ def test_deleting_what_is_not_there_is_refused_and_names_what_was_probably_meant
     assert isinstance(answer, events.CommandRejected)
     assert answer.code == "unknown_instance"
     assert first.instance_id in answer.message
+
+
+def test_a_placer_that_began_with_a_snapshot_gives_the_same_answers() -> None:
+    first = when(commands.Place(model_id="tiny", command_id="c1"), given(*attic()))
+    assert isinstance(first, events.InstancePlaced)
+    deleted = when(commands.Delete(instance_id=first.instance_id, command_id="c2"), given(*attic(), first))
+    assert deleted is not None
+    state = given(*attic(), first, deleted)
+    resumed = load(save(state))
+    assert first.instance_id not in resumed.instances
+    for command in (
+        commands.Delete(instance_id=first.instance_id, command_id="c3"),
+        commands.Delete(instance_id="nobody", command_id="c4"),
+        commands.Place(model_id="tiny", command_id="c5"),
+        commands.Place(model_id="tiny", command_id="c1"),
+    ):
+        assert when(command, resumed) == when(command, state)
+
+
+def test_an_answer_remembers_who_asked() -> None:
+    for command in (
+        commands.Place(model_id="tiny", command_id="c1"),
+        commands.Place(model_id="tinny", command_id="c1"),
+        commands.Delete(instance_id="nobody", command_id="c1"),
+        commands.Drain(node_id="attic", command_id="c1"),
+    ):
+        answer = when(command, given(*attic()))
+        assert answer is not None
+        assert getattr(answer, "asked", None) == events.Asked(
+            source="test", occurred_at=NOW, recorded_at=NOW, sequence=7
+        )
 
 
 def test_an_unknown_model_is_refused_with_the_nearest_name() -> None:

@@ -1,0 +1,129 @@
+"""``shardbus state`` and ``diff``: the fleet as the streams say it is, or was."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from shardbus_infra.settings import CommonSettings
+
+from shardbus_console.at import At, folding, moment_named
+from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.options import Json, NatsUrl
+from shardbus_console.output import data, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from shardbus_eventstore.state import FleetState
+    from shardbus_eventstore.time_travel import Past
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(state)
+    # How long ago begins with a dash, and is no option; -2h is no call for help.
+    app.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})(diff)
+
+
+def state(*, at: At = None, nats_url: NatsUrl = None, json: Json = False) -> None:
+    """Print the fleet as the streams say it is now, or was at a moment (--at).
+
+    A moment is a place in a stream (`FLEET:123`, `TELEMETRY:456`, or `123`, which means FLEET), a time
+    (`2026-11-26T09:30:00Z`; without an offset it is UTC), or how long ago (`-10m`, `-2h`). With --json in the shape of
+    a fleet file: `shardbus state --json > now.json` keeps it for `shardbus plan --fleet now.json MODEL`.
+    """
+    from shardbus_eventstore.time_travel import state_at
+
+    settings = settings_for(CommonSettings, nats_url=nats_url)
+    if at is None:
+        from shardbus_console.known import read_live_state
+
+        _print_state(read_live_state(settings), datetime.now(UTC), json=json)
+        return
+
+    async def look() -> "Past":
+        async with open_bus(settings) as bus, folding() as progress:
+            return await state_at(bus, await moment_named(bus, at), progress=progress)
+
+    past = asyncio.run(look())
+    for note in past.notes:
+        say(note)
+    _print_state(past.state, past.moment.time, json=json, as_of_time=True)
+
+
+def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_time: bool = False) -> None:
+    from shardbus_eventstore.differences import layout
+    from shardbus_eventstore.fleet_view import fleet_of
+
+    from shardbus_console.commands.fleet import print_devices
+
+    fleet = fleet_of(current, time)
+    if json:
+        print_json(fleet.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+        return
+    print_devices(fleet)
+    placed = [instance for _, instance in sorted(current.instances.items()) if instance.status == "placed"]
+    if as_of_time:
+        rows = [
+            {
+                "instance": instance.instance_id,
+                "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
+                "on": layout(instance.plan),
+            }
+            for instance in placed
+        ]
+        print_table(None, rows)
+    when = f"{time:%Y-%m-%d %H:%M:%S} UTC, " if as_of_time else ""
+    data.print(
+        f"as of {when}TELEMETRY {fleet.telemetry_sequence}, FLEET {fleet.fleet_sequence}: {len(fleet.nodes)} nodes, "
+        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {len(placed)} instances placed",
+        soft_wrap=True,
+    )
+
+
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="The earlier moment.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The later moment.")] = "now",
+    *,
+    nats_url: NatsUrl = None,
+    json: Json = False,
+) -> None:
+    """Print what is different between two moments of the fleet: from A to B, or to now.
+
+    Moments are named as for `shardbus state --at`: `shardbus diff -2h`, `shardbus diff FLEET:120 FLEET:180`.
+    Readings are told if they moved notably; of what came and went between the two nothing is said, `shardbus events
+    --since A --until B` does.
+    """
+    from shardbus_eventstore.differences import differences
+    from shardbus_eventstore.time_travel import state_at, with_deleted
+
+    from shardbus_console.difference_view import difference_rows
+
+    async def look() -> "tuple[Past, Past]":
+        async with open_bus(settings_for(CommonSettings, nats_url=nats_url)) as bus, folding() as progress:
+            first = await state_at(bus, await moment_named(bus, before), progress=progress)
+            second = await state_at(bus, await moment_named(bus, after), earlier=first, progress=progress)
+            return first, await with_deleted(bus, first, second)
+
+    first, second = asyncio.run(look())
+    notes = dict.fromkeys((*first.notes, *second.notes))
+    found = differences(first.state, first.moment.time, second.state, second.moment.time)
+    if json:
+        print_json(
+            {
+                "from": _moment_json(first),
+                "to": _moment_json(second),
+                "notes": list(notes),
+                "differences": [one.model_dump(mode="json", exclude_none=True) for one in found],
+            }
+        )
+        return
+    for note in notes:
+        say(note)
+    print_table(None, difference_rows(found))
+    data.print(f"from {first.moment}", soft_wrap=True)
+    data.print(f"to   {second.moment}: {len(found) or 'no'} difference{'s' if len(found) != 1 else ''}", soft_wrap=True)
+
+
+def _moment_json(past: "Past") -> dict[str, object]:
+    moment = past.moment
+    return {"time": moment.time.isoformat(), "telemetry_sequence": moment.telemetry, "fleet_sequence": moment.fleet}

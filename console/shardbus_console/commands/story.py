@@ -1,0 +1,77 @@
+"""``shardbus story``: a decision's whole story in one command."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from shardbus_infra.settings import CommonSettings
+
+from shardbus_console.connection import open_bus, open_read_model, settings_for
+from shardbus_console.exits import CommandError
+from shardbus_console.options import Json, NatsUrl, PostgresUrl
+from shardbus_console.output import print_json
+from shardbus_console.story_view import Projected, print_story
+
+if TYPE_CHECKING:
+    from shardbus_eventstore.story import Story
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(story)
+
+
+def story(
+    name: Annotated[str, typer.Argument(metavar="INSTANCE|COMMAND", help="The id of either.")],
+    *,
+    nats_url: NatsUrl = None,
+    postgres_url: PostgresUrl = None,
+    json: Json = False,
+) -> None:
+    """Tell a decision's whole story, from who asked to what is in the read model.
+
+    Who asked for what, and when; the state it was decided on, and how old that was; the plan or the refusal, and why;
+    what followed; and what the read model has of it, if Postgres answers. Everything else is read from the streams.
+    """
+    from shardbus_eventstore.story import tell_story
+
+    settings = settings_for(CommonSettings, nats_url=nats_url, postgres_url=postgres_url)
+
+    async def look() -> "Story | None":
+        async with open_bus(settings) as bus:
+            return await tell_story(bus, name)
+
+    told = asyncio.run(look())
+    if told is None:
+        raise CommandError(
+            f"no instance and no command is named {name!r}; `shardbus instances --all` lists the instances, "
+            "`shardbus events` every answer"
+        )
+    projected = _projected(settings, told)
+    if json:
+        print_json({**told.model_dump(mode="json", by_alias=True), "read_model": projected.as_json()})
+        return
+    print_story(told, projected)
+
+
+def _projected(settings: CommonSettings, told: "Story") -> Projected:
+    """Return what Postgres has of the decision; that none answers is part of the story."""
+    from shardbus_infra.bus.streams import FLEET
+
+    if told.answer is None:
+        return Projected(why_not="nothing was decided that it could have")
+    try:
+        with open_read_model(settings) as connection:
+            from shardbus_eventstore.read_model import queries
+
+            position = next((row.sequence for row in queries.checkpoints(connection) if row.stream == FLEET), 0)
+            instance = told.answer.instance_id and queries.instance(connection, told.answer.instance_id)
+            decision = told.command.command_id and queries.decision(connection, command_id=told.command.command_id)
+    except CommandError as error:
+        return Projected(why_not=str(error))
+    return Projected(
+        position=position,
+        decision_sequence=decision.sequence if decision else None,
+        status=instance.status if instance else None,
+        updated_at=instance.updated_at if instance else None,
+    )

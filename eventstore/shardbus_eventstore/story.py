@@ -1,0 +1,294 @@
+"""A decision's whole story, from the streams: who asked for what, what was known, what was answered, what followed."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from typing import Final, Literal
+
+from shardbus_infra.bus.port import Log, Stored, StreamMissingError
+from shardbus_infra.bus.receive import receive
+from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, TELEMETRY
+from shardbus_schemas import commands, events, subjects
+from shardbus_schemas.envelope import TYPE
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.model import FrozenModel
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
+from shardbus_schemas.registry import Received, UnreadableMessageError
+
+from shardbus_eventstore.differences import layout
+from shardbus_eventstore.live import read_state
+from shardbus_eventstore.selection import correlation_of
+
+_PATIENCE_SECONDS: Final = 2.0
+_ANSWERS: Final = (subjects.INSTANCES_ALL, *(subjects.any_event(kind) for kind in ("refusal", "command", "model")))
+
+
+class CommandPart(FrozenModel):
+    """Who asked, and for what."""
+
+    command_id: str | None
+    type: str
+    asked: events.Asked | None = None
+    """``None``: not noted. The queue forgets a command once it is answered, and older answers did not say."""
+    request: PlacementRequest | None = None
+    """As it was decided on; for a placement."""
+    fate: Literal["answered", "waiting", "buried"] = "answered"
+    why: str | None = None
+    """Why it was buried."""
+
+
+class StreamUsed(FrozenModel):
+    """How far a stream was folded when the decision was taken."""
+
+    stream: str
+    sequence: int
+    recorded_at: datetime | None
+    """Of the message at ``sequence``; ``None`` if the stream does not hold it any more, or there was none."""
+    age_seconds: float | None
+    """How old it was when the answer was recorded."""
+
+
+class StatePart(FrozenModel):
+    """What the decision was taken on."""
+
+    streams: tuple[StreamUsed, ...]
+    considered: tuple[DeviceKey, ...]
+    """The devices that were judged."""
+    chosen: tuple[DeviceKey, ...]
+
+
+class AnswerPart(FrozenModel):
+    """What was decided."""
+
+    type: str
+    source: str
+    sequence: int
+    recorded_at: datetime
+    seconds_after_command: float | None
+    text: str
+    instance_id: str | None = None
+    plan: Placed | None = None
+    refused: Refused | None = None
+
+
+class StoryEvent(FrozenModel):
+    """Something that followed."""
+
+    sequence: int
+    recorded_at: datetime
+    type: str
+    source: str
+    text: str
+
+
+class Story(FrozenModel):
+    """All that the streams say of one decision."""
+
+    name: str
+    command: CommandPart
+    state: StatePart | None = None
+    """``None`` for an answer that looks at no device."""
+    answer: AnswerPart | None = None
+    """``None`` while it waits in the queue, or if it was buried."""
+    followed: tuple[StoryEvent, ...] = ()
+
+
+async def tell_story(reading: Log, name: str) -> Story | None:
+    """Return the story of an instance or of a command; ``None`` if nothing is named so. Raises BusError."""
+    answer = await _answer(reading, name)
+    if answer is not None:
+        return await _of_answer(reading, name, answer)
+    return await _of_unanswered(reading, name)
+
+
+async def _answer(reading: Log, name: str) -> Received[FrozenModel] | None:
+    """Return what placed the instance ``name``, or the first answer to the command ``name``."""
+    if not _is_token(name):
+        return None
+    if await reading.last(FLEET, subjects.event("instance", name)) is not None:
+        async with contextlib.aclosing(_messages(reading, FLEET, (subjects.event("instance", name),))) as told:
+            async for stored in told:
+                if (received := _read(stored)) is not None:
+                    return received
+    # Only the state knows where a command that placed something was answered: its subject names the instance.
+    sequence = (await read_state(reading)).decisions.get(name)  # pyright: ignore[reportArgumentType]  # ids are text
+    stored = None if sequence is None else await reading.get(FLEET, sequence)
+    return None if stored is None else _read(stored)
+
+
+def _is_token(name: str) -> bool:
+    try:
+        subjects.encode_token(name)
+    except subjects.SubjectError:
+        return False
+    return True
+
+
+async def _of_answer(reading: Log, name: str, received: Received[FrozenModel]) -> Story:
+    message = received.message
+    asked: events.Asked | None = getattr(message, "asked", None)
+    result = getattr(message, "plan", None) or getattr(message, "result", None)
+    position: StatePosition | None = getattr(message, "position", None)
+    instance_id: str | None = getattr(message, "instance_id", None)
+    return Story(
+        name=name,
+        command=CommandPart(
+            command_id=getattr(message, "command_id", None),
+            type=_asked_type(message),
+            asked=asked,
+            request=getattr(message, "request", None),
+        ),
+        state=None if position is None else await _state_part(reading, received, position, result),
+        answer=AnswerPart(
+            type=received.envelope.type,
+            source=received.envelope.source,
+            sequence=received.sequence,
+            recorded_at=received.recorded_at,
+            seconds_after_command=None if asked is None else (received.recorded_at - asked.recorded_at).total_seconds(),
+            text=summary(message),
+            instance_id=instance_id,
+            plan=result if isinstance(result, Placed) else None,
+            refused=result if isinstance(result, Refused) else None,
+        ),
+        followed=await _followed(reading, received, instance_id),
+    )
+
+
+async def _state_part(
+    reading: Log, received: Received[FrozenModel], position: StatePosition, result: Placed | Refused | None
+) -> StatePart:
+    used: list[StreamUsed] = []
+    for stream, sequence in ((TELEMETRY, position.telemetry_sequence), (FLEET, position.fleet_sequence)):
+        held = await reading.get(stream, sequence) if sequence else None
+        age = None if held is None else (received.recorded_at - held.recorded_at).total_seconds()
+        recorded_at = None if held is None else held.recorded_at
+        used.append(StreamUsed(stream=stream, sequence=sequence, recorded_at=recorded_at, age_seconds=age))
+    verdicts = () if result is None else result.devices
+    return StatePart(
+        streams=tuple(used),
+        considered=tuple(verdict.device for verdict in verdicts),
+        chosen=tuple(verdict.device for verdict in verdicts if verdict.chosen),
+    )
+
+
+async def _followed(reading: Log, answer: Received[FrozenModel], instance_id: str | None) -> tuple[StoryEvent, ...]:
+    """Return what came after the answer: about its instance, or because of the same command."""
+    correlation = answer.envelope.correlation_id
+    about = None if instance_id is None else subjects.event("instance", instance_id)
+    found: list[StoryEvent] = []
+    async for stored in _messages(reading, FLEET, _ANSWERS, start=answer.sequence + 1):
+        same = correlation is not None and correlation_of(stored.headers) == correlation
+        if (stored.subject == about or same) and (received := _read(stored)) is not None:
+            found.append(
+                StoryEvent(
+                    sequence=received.sequence,
+                    recorded_at=received.recorded_at,
+                    type=received.envelope.type,
+                    source=received.envelope.source,
+                    text=summary(received.message),
+                )
+            )
+    return tuple(found)
+
+
+async def _of_unanswered(reading: Log, name: str) -> Story | None:
+    command = await _waiting(reading, name) or await _buried(reading, name)
+    return None if command is None else Story(name=name, command=command)
+
+
+async def _waiting(reading: Log, name: str) -> CommandPart | None:
+    async with contextlib.aclosing(_messages_of_queue(reading)) as queue:
+        async for stored in queue:
+            received = _read(stored)
+            if received is None or not isinstance(received.message, commands.Command):
+                continue
+            if name in {received.message.command_id, received.envelope.event_id}:
+                asked = events.Asked(
+                    source=received.envelope.source,
+                    occurred_at=received.envelope.occurred_at,
+                    recorded_at=received.recorded_at,
+                    sequence=received.sequence,
+                )
+                return CommandPart(command_id=name, type=received.envelope.type, asked=asked, fate="waiting")
+    return None
+
+
+async def _buried(reading: Log, name: str) -> CommandPart | None:
+    async with contextlib.aclosing(_messages(reading, DEAD, (subjects.dead(COMMANDS),))) as letters:
+        async for stored in letters:
+            received = _read(stored)
+            letter = None if received is None else received.message
+            if isinstance(letter, events.DeadLettered) and name in letter.headers.values():
+                kind = letter.headers.get(TYPE, "a command")
+                return CommandPart(command_id=name, type=kind, fate="buried", why=letter.reason)
+    return None
+
+
+async def _messages_of_queue(reading: Log) -> AsyncGenerator[Stored]:
+    with contextlib.suppress(StreamMissingError):  # an archive has no queue
+        info = await reading.info(COMMANDS)
+        # A work queue takes no second reader: it is looked at message by message.
+        for sequence in range(max(1, info.first_sequence), info.last_sequence + 1):
+            if (stored := await reading.get(COMMANDS, sequence)) is not None:
+                yield stored
+
+
+async def _messages(reading: Log, stream: str, wanted: Sequence[str], *, start: int = 1) -> AsyncGenerator[Stored]:
+    """Yield the messages on subjects ``wanted`` that the stream has now, from ``start`` on."""
+    newest = [await reading.last(stream, pattern) for pattern in wanted]
+    end = max((stored.sequence for stored in newest if stored is not None), default=0)
+    if end < start:
+        return
+    batches = reading.follow(stream, start_sequence=start, subjects=wanted, idle_seconds=_PATIENCE_SECONDS)
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            for stored in batch:
+                yield stored
+            if not batch or batch[-1].sequence >= end:
+                return
+
+
+def _read(stored: Stored) -> Received[FrozenModel] | None:
+    try:
+        return receive(stored)
+    except UnreadableMessageError:
+        return None
+
+
+def _asked_type(message: FrozenModel) -> str:
+    match message:
+        case events.InstancePlaced() | events.PlacementPreviewed() | events.PlacementRejected():
+            return commands.Place.TYPE
+        case events.InstanceDeleted():
+            return commands.Delete.TYPE
+        case events.ModelRegistered():
+            return commands.RegisterModel.TYPE
+        case events.InstanceReplaced():
+            return commands.Replan.TYPE
+        case events.CommandRejected(command_type=command_type):
+            return command_type
+        case _:
+            return "?"
+
+
+def summary(message: FrozenModel) -> str:
+    """Return an event in one line, for a person."""
+    match message:
+        case events.InstancePlaced(plan=plan):
+            return f"{plan.model_id} placed on {layout(plan)}"
+        case events.InstanceReplaced(plan=plan, reason=reason):
+            return f"moved to {layout(plan)}: {reason}"
+        case events.InstanceDeleted(reason=reason):
+            return "deleted" + (f": {reason}" if reason else "")
+        case events.InstanceLost(devices=devices, reason=reason):
+            return f"lost with {', '.join(devices)}: {reason}"
+        case events.PlacementRejected(result=refused):
+            return f"refused ({refused.refusal.code}): {refused.refusal.message}"
+        case events.PlacementPreviewed(plan=plan):
+            return f"{plan.model_id} would go to {layout(plan)} (dry run)"
+        case events.CommandRejected():
+            return f"refused ({message.code}): {message.message}"
+        case events.ModelRegistered(profile=profile):
+            return f"model {profile.model_id} registered"
+        case _:
+            return type(message).__name__
