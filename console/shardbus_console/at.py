@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from shardbus_eventstore.moments import Moment, MomentError, parse_at
+from shardbus_eventstore.moments import Moment, MomentError, Place, parse_at
 from shardbus_eventstore.time_travel import position_at, resolve
 from shardbus_infra.bus.port import Log
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
@@ -35,6 +35,17 @@ async def position_named(reading: Log, stream: str, text: str) -> int:
     if stream in (FLEET, TELEMETRY):
         return moment.position(stream) or 0
     return await position_at(reading, stream, moment.time) or 0
+
+
+def time_named(text: str) -> datetime:
+    """Return the time that ``text`` names; raise CommandError if it is none, or a place in a stream."""
+    try:
+        found = parse_at(text, datetime.now(UTC))
+    except MomentError as error:
+        raise CommandError(str(error)) from error
+    if isinstance(found, Place):
+        raise CommandError(f"{text!r} is a place in a stream; here it is to be a time, or how long ago: 30m, 2h, 7d")
+    return found
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """Moments of the past by the names that people give them. Pure.
 
 A moment is a place in a stream (``FLEET:123``, ``TELEMETRY:456``, or ``123``, which means ``FLEET``) or a time: RFC
-3339 (``2026-11-26T09:30:00Z``; without an offset it is UTC), ``now``, or how long ago (``-10m``; s, m, h, d).
+3339 (``2026-11-26T09:30:00Z``; without an offset it is UTC), ``now``, or how long ago
+(``10m`` or ``-10m``; s, m, h, d).
 """
 
 import re
@@ -12,7 +13,7 @@ from typing import Final
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
 _PLACE: Final = re.compile(r"(?:(?P<stream>[A-Za-z]+):)?(?P<sequence>[0-9]{1,18})")
-_AGO: Final = re.compile(r"-(?P<count>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>[smhd])")
+_AGO: Final = re.compile(r"-?(?P<count>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>[smhd])")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from shardbus_infra.bus.port import Outgoing
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
+from sqlalchemy import make_url
 from support.command_line import document, running, shardbus, shardbus_here
+from support.databases import fresh_database
 from support.jetstream import delete_streams
-from support.projecting import bus_with_streams
+from support.projecting import bus_with_streams, caught_up, projector, read_back
 from support.simulated_decisions import Day
 from support.waiting import until
 
@@ -53,6 +55,36 @@ def test_what_was_archived_answers_when_nats_has_nothing_any_more(nats_url: str,
     told = shardbus_here("replay-decisions", "--archive", folder)
     assert f"{day.decided} decisions taken again with today's planner, the same rules" in told.stdout
     assert told.returncode == 0
+
+
+def test_an_archive_alone_makes_the_read_model_of_an_empty_database_and_shows_the_past(
+    nats_url: str, postgres_url: str, tmp_path: Path, day: Day
+) -> None:
+    fill(nats_url, day)
+    folder = tmp_path / "archive"
+    assert shardbus_here("archive", folder, SHARDBUS_NATS_URL=nats_url).returncode == 0
+
+    async def live() -> None:
+        async with bus_with_streams(nats_url) as bus, projector(bus, postgres_url):
+            await caught_up(bus, postgres_url)
+
+    asyncio.run(live())
+    server = make_url(postgres_url).set(database="postgres").render_as_string(hide_password=False)
+    with fresh_database(server) as empty:
+        made = shardbus_here("replay", "--archive", folder, SHARDBUS_POSTGRES_URL=empty)
+        assert made.returncode == 0, made.stderr
+        assert "the rebuilt read model is live" in made.stdout
+        assert read_back(empty) == read_back(postgres_url)
+    asked = ("FLEET:20", "--json")
+    past = shardbus_here("state", "--at", *asked, SHARDBUS_NATS_URL=nats_url)
+    events = shardbus_here("events", "--until", *asked, SHARDBUS_NATS_URL=nats_url)
+    delete_streams(nats_url)
+    assert document(shardbus_here("state", "--at", *asked, "--archive", folder)) == json.loads(past.stdout)
+    assert shardbus_here("events", "--until", *asked, "--archive", folder).stdout == events.stdout
+    assert len(events.stdout.splitlines()) == 20
+    changed = shardbus_here("diff", "FLEET:20", "--archive", folder)
+    assert changed.returncode == 0, changed.stderr
+    assert "differences" in changed.stdout
 
 
 def test_another_policy_and_another_objective_say_what_would_differ(nats_url: str, tmp_path: Path, day: Day) -> None:
@@ -157,7 +189,7 @@ def test_it_goes_on_by_itself_and_may_be_killed_at_any_time(nats_url: str, tmp_p
     ("words", "code", "said"),
     [
         (["replay-decisions", "--archive", "/nonexistent"], 1, "no such folder"),
-        (["replay-decisions", "--since", "yesterday"], 2, "--since yesterday: no moment"),
+        (["replay-decisions", "--since", "yesterday"], 2, "--since: 'yesterday' is no moment"),
         (["replay-decisions", "--policy", "/nonexistent.yaml"], 2, "no such file"),
         (["replay-decisions"], 5, "NATS"),
         (["archive", "/tmp", "--verify", "--every", "3"], 2, "--verify checks the whole archive"),

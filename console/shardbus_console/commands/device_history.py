@@ -1,6 +1,5 @@
 """``shardbus history``: what a device was like."""
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +8,11 @@ from shardbus_infra.settings import CommonSettings
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.units import bytes_text
 
+from shardbus_console.at import time_named
 from shardbus_console.connection import open_read_model, settings_for
 from shardbus_console.exits import CommandError
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import print_json, print_table, say
-from shardbus_console.since import moment_since
 
 if TYPE_CHECKING:
     from shardbus_eventstore.read_model.queries import FigureView, HistoryView
@@ -56,7 +55,7 @@ def history(
 
     if not (device.count("/") == 1 and all(device.split("/"))):
         raise CommandError(f"{device!r} names no device; one is NODE/DEVICE, as `shardbus devices` lists them")
-    key, begin = DeviceKey(device), moment_since(since or _SINCE[every], datetime.now(UTC))
+    key, begin = DeviceKey(device), time_named(since or _SINCE[every])
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
         if not queries.has_device(connection, key):
             raise CommandError(f"no device {device!r} was ever heard of; `shardbus devices` lists those that were")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import from_json
 from shardbus_eventstore.selection import Selection
-from shardbus_infra.bus.port import Bus, Stored
+from shardbus_infra.bus.port import Log, Stored
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_infra.settings import CommonSettings
@@ -17,8 +17,9 @@ from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.registry import UnreadableMessageError
 
 from shardbus_console.at import position_named
-from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.connection import settings_for
 from shardbus_console.exits import CommandError
+from shardbus_console.log_source import ArchiveFolder, open_log
 from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import data, print_json_line
 
@@ -59,6 +60,7 @@ def events(
     correlation: Annotated[str | None, typer.Option(metavar="ID", help="Only what this command led to.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     limit: Annotated[int | None, typer.Option("-n", min=1, help="Stop after so many.")] = None,
+    archive: ArchiveFolder = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -69,6 +71,8 @@ def events(
     """
     if follow and (end is not None or until is not None):
         raise CommandError("--follow goes on for ever; it has no --to and no --until")
+    if follow and archive is not None:
+        raise CommandError("--follow goes on with what comes, and nothing comes to an archive")
     name = _NAMES[stream]
     selection = Selection(name, kind or (), node, _device(device), instance, correlation)
     wanted = selection.subjects()
@@ -77,16 +81,16 @@ def events(
     show = _print_json if json else _print_line
 
     async def run() -> None:
-        async with open_bus(settings_for(CommonSettings, nats_url=nats_url)) as bus:
-            first, last = start, (await bus.info(name)).last_sequence
+        async with open_log(settings_for(CommonSettings, nats_url=nats_url), archive) as log:
+            first, last = start, (await log.info(name)).last_sequence
             if since is not None:
-                first = max(first, await position_named(bus, name, since) + 1)
+                first = max(first, await position_named(log, name, since) + 1)
             if until is not None:
-                last = min(last, await position_named(bus, name, until))
+                last = min(last, await position_named(log, name, until))
             last = last if end is None else min(last, end)
             patterns = subject or wanted
             shown = 0
-            async with contextlib.aclosing(_messages(bus, name, first, None if follow else last, patterns)) as messages:
+            async with contextlib.aclosing(_messages(log, name, first, None if follow else last, patterns)) as messages:
                 async for stored in messages:
                     if selection.wants(stored):
                         show(stored)
@@ -107,17 +111,17 @@ def _device(text: str | None) -> DeviceKey | None:
 
 
 async def _messages(
-    bus: Bus, stream: str, first: int, last: int | None, patterns: Sequence[str]
+    log: Log, stream: str, first: int, last: int | None, patterns: Sequence[str]
 ) -> AsyncGenerator[Stored]:
     """Yield what is on subjects ``patterns`` from ``first`` to ``last``, or for ever."""
     if last is not None:
         # The newest that matches may be far from the end: whoever waited for the end would wait in vain.
-        newest = [await bus.last(stream, pattern) for pattern in patterns or (">",)]
+        newest = [await log.last(stream, pattern) for pattern in patterns or (">",)]
         there = max((stored.sequence for stored in newest if stored is not None), default=0)
         last = min(last, there)
         if last < first:
             return
-    batches = bus.follow(stream, start_sequence=first, subjects=patterns, idle_seconds=_IDLE_SECONDS)
+    batches = log.follow(stream, start_sequence=first, subjects=patterns, idle_seconds=_IDLE_SECONDS)
     async with contextlib.aclosing(batches):
         async for batch in batches:
             for stored in batch:

@@ -8,7 +8,8 @@ import typer
 from shardbus_infra.settings import CommonSettings
 
 from shardbus_console.at import At, folding, moment_named
-from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.connection import settings_for
+from shardbus_console.log_source import ArchiveFolder, open_log
 from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import data, print_json, print_table, say
 
@@ -24,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})(diff)
 
 
-def state(*, at: At = None, nats_url: NatsUrl = None, json: Json = False) -> None:
+def state(*, at: At = None, archive: ArchiveFolder = None, nats_url: NatsUrl = None, json: Json = False) -> None:
     """Print the fleet as the streams say it is now, or was at a moment (--at).
 
     A moment is a place in a stream (`FLEET:123`, `TELEMETRY:456`, or `123`, which means FLEET), a time
@@ -34,15 +35,15 @@ def state(*, at: At = None, nats_url: NatsUrl = None, json: Json = False) -> Non
     from shardbus_eventstore.time_travel import state_at
 
     settings = settings_for(CommonSettings, nats_url=nats_url)
-    if at is None:
+    if at is None and archive is None:
         from shardbus_console.known import read_live_state
 
         _print_state(read_live_state(settings), datetime.now(UTC), json=json)
         return
 
     async def look() -> "Past":
-        async with open_bus(settings) as bus, folding() as progress:
-            return await state_at(bus, await moment_named(bus, at), progress=progress)
+        async with open_log(settings, archive) as log, folding() as progress:
+            return await state_at(log, await moment_named(log, at or "now"), progress=progress)
 
     past = asyncio.run(look())
     for note in past.notes:
@@ -84,6 +85,7 @@ def diff(
     before: Annotated[str, typer.Argument(metavar="A", help="The earlier moment.")],
     after: Annotated[str, typer.Argument(metavar="B", help="The later moment.")] = "now",
     *,
+    archive: ArchiveFolder = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -99,10 +101,10 @@ def diff(
     from shardbus_console.difference_view import difference_rows
 
     async def look() -> "tuple[Past, Past]":
-        async with open_bus(settings_for(CommonSettings, nats_url=nats_url)) as bus, folding() as progress:
-            first = await state_at(bus, await moment_named(bus, before), progress=progress)
-            second = await state_at(bus, await moment_named(bus, after), earlier=first, progress=progress)
-            return first, await with_deleted(bus, first, second)
+        async with open_log(settings_for(CommonSettings, nats_url=nats_url), archive) as log, folding() as progress:
+            first = await state_at(log, await moment_named(log, before), progress=progress)
+            second = await state_at(log, await moment_named(log, after), earlier=first, progress=progress)
+            return first, await with_deleted(log, first, second)
 
     first, second = asyncio.run(look())
     notes = dict.fromkeys((*first.notes, *second.notes))

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shardbus_console.connection import open_bus, settings_for
+from shardbus_console.connection import settings_for
 from shardbus_console.exits import CommandError, Exit, needs
+from shardbus_console.log_source import ArchiveFolder, open_log
 from shardbus_console.options import Json, NatsUrl, PostgresUrl
 from shardbus_console.output import data, print_json, say
 
@@ -31,6 +32,7 @@ def replay(
     forget: Annotated[
         bool, typer.Option("--forget", help="Also replace a read model that was folded from other streams than these.")
     ] = False,
+    archive: ArchiveFolder = None,
     nats_url: NatsUrl = None,
     postgres_url: PostgresUrl = None,
     json: Json = False,
@@ -38,6 +40,7 @@ def replay(
     """Rebuild the read model from the streams, beside the live one, and switch.
 
     The live one serves meanwhile; projectors go on by themselves. An interrupted replay is gone on with by the next.
+    With --archive the read model of an empty database is made from the files that `shardbus archive` wrote.
     """
     if compare and not dry_run:
         raise CommandError("--compare goes with --dry-run: what was replaced cannot be compared")
@@ -53,10 +56,10 @@ def replay(
 
     async def run() -> "Replayed":
         with ReplayView() as view:
-            async with open_bus(settings) as bus:
+            async with open_log(settings, archive) as log:
                 if dry_run:
-                    return await replaying.rehearse(bus, settings, comparing=compare, start_over=start_over, watch=view)
-                return await replaying.replay(bus, settings, start_over=start_over, forget=forget, watch=view)
+                    return await replaying.rehearse(log, settings, comparing=compare, start_over=start_over, watch=view)
+                return await replaying.replay(log, settings, start_over=start_over, forget=forget, watch=view)
 
     try:
         with failures_of_replay(settings.postgres_url):

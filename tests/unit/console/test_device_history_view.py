@@ -1,9 +1,6 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import pytest
 from shardbus_console.commands.device_history import Every, history_row
-from shardbus_console.exits import CommandError
-from shardbus_console.since import moment_since
 from shardbus_eventstore.read_model.queries import FigureView, HistoryView
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -36,23 +33,3 @@ def test_a_reading_shows_what_it_said() -> None:
     )
     assert list(row) == ["UTC", "busy %", "°C", "watts", "memory"]
     assert (row["UTC"], row["memory"]) == ("2026-11-20 12:00:00", "4.7 GiB")
-
-
-@pytest.mark.parametrize(
-    ("words", "moment"),
-    [
-        ("90s", NOW - timedelta(seconds=90)),
-        ("-2h", NOW - timedelta(hours=2)),
-        ("1.5d", NOW - timedelta(days=1.5)),
-        ("2026-11-19T10:00:00+01:00", NOW.replace(day=19, hour=9)),
-        ("2026-11-19", NOW.replace(day=19, hour=0)),
-    ],
-)
-def test_a_moment_is_said_in_words_or_as_a_time(words: str, moment: datetime) -> None:
-    assert moment_since(words, NOW) == moment
-
-
-@pytest.mark.parametrize("words", ["", "yesterday", "2w", "2 h", "0x3h", "2026-13-01"])
-def test_what_is_no_moment_is_refused_with_what_is(words: str) -> None:
-    with pytest.raises(CommandError, match=r"no moment; write 30m, 2h, 7d or 2026"):
-        moment_since(words, NOW)
