@@ -1,6 +1,7 @@
 """The projector on a real NATS and a real Postgres."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.connected
 
 NODES = 4
 DEVICES = 3
+DEATHS = 6
 
 
 def introductions() -> Sequence[FrozenModel]:
@@ -113,23 +115,27 @@ def test_nothing_is_lost_and_nothing_comes_twice_when_projectors_die(nats_url: s
         seed = random.Random(2)
         async with bus_with_streams(nats_url) as bus:
             await say(bus, introductions())
-            flowing = asyncio.create_task(flow(bus, seed))
-            deaths = 0
-            while not flowing.done():
+            enough = asyncio.Event()
+            flowing = asyncio.create_task(flow(bus, seed, enough))
+            for _ in range(DEATHS):
+                before = max(epochs(postgres_url), default=0)
                 dying = asyncio.create_task(run(bus, settings_for(postgres_url), asyncio.Event()))
-                await asyncio.sleep(seed.uniform(0.2, 1.0))
+                # A projector that never had its turn would not die of anything.
+                await until(lambda before=before: max(epochs(postgres_url), default=0) > before, within=60)
+                await asyncio.sleep(seed.uniform(0.1, 0.8))
                 dying.cancel()
                 await asyncio.gather(dying, return_exceptions=True)
-                deaths += 1
+            enough.set()
             await flowing
-            assert deaths > 2
             async with projector(bus, postgres_url):
                 await caught_up(bus, postgres_url, within=60)
-            assert max(epochs(postgres_url)) > deaths + 1, "connections were cut beside the deaths"
+            assert max(epochs(postgres_url)) > DEATHS + 1, "connections were cut beside the deaths"
             await assert_read_model_is_the_fold(bus, postgres_url)
 
-    async def flow(bus: Bus, seed: random.Random) -> None:
-        for number in range(0, 3000, 20):
+    async def flow(bus: Bus, seed: random.Random, enough: asyncio.Event) -> None:
+        for number in itertools.count(step=20):
+            if enough.is_set():
+                return
             await say(bus, [tick(number + index, seed) for index in range(20)])
             await say(bus, [events.DeviceRegistered(node_id="n0", device=DeviceFacts(device_id=f"x{number}"))])
             await asyncio.sleep(0.02)
