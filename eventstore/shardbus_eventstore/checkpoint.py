@@ -92,18 +92,27 @@ def begin(connection: Connection, info: StreamInfo, projection: str) -> None:
     )
 
 
-def take_over(connection: Connection, info: StreamInfo, projection: str, held: int | None = None) -> Checkpoint:
+def take_over(
+    connection: Connection, info: StreamInfo, projection: str, held: int | None = None, survived: int | None = None
+) -> Checkpoint:
     """Return the projection's checkpoint, made at 0 if there is none. Whoever held it before can move it no more.
 
     ``held`` is the epoch that this process held last: if nobody held it since, nobody died of what comes next.
+    ``survived`` is the message that this process had in hand alone, and lives: it kills nobody.
     """
     begin(connection, info, projection)
+    lives = CheckpointRow.attempted_sequence == (survived or 0)
     row = connection.execute(
         update(CheckpointRow)
         .where(CheckpointRow.projection == projection, CheckpointRow.version == VERSION)
         .values(
             epoch=CheckpointRow.epoch + 1,
-            attempts=CheckpointRow.attempts + case((CheckpointRow.epoch == held, 0), else_=1),
+            attempts=case(
+                (lives, 1),
+                (CheckpointRow.epoch == held, CheckpointRow.attempts),
+                else_=CheckpointRow.attempts + 1,
+            ),
+            attempted_sequence=case((lives, None), else_=CheckpointRow.attempted_sequence),
         )
         .returning(
             CheckpointRow.stream_created,

@@ -44,11 +44,17 @@ class Projection:
 
     @classmethod
     def open(
-        cls, engine: Engine, info: StreamInfo, *, part: Part | None = None, held: int | None = None
+        cls,
+        engine: Engine,
+        info: StreamInfo,
+        *,
+        part: Part | None = None,
+        held: int | None = None,
+        survived: int | None = None,
     ) -> Self | None:
         """Return the projection of stream ``info``, or of a part of it; ``None`` while another projector holds it.
 
-        ``held`` is the epoch that this process held last.
+        ``held`` is the epoch that this process held last, ``survived`` the message that it had in hand alone.
         """
         part = part or Part(info.name)
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -57,7 +63,7 @@ class Projection:
                 connection.close()
                 return None
             share(connection, info, part.of)
-            checkpoint = take_over(connection, info, part.name, held)
+            checkpoint = take_over(connection, info, part.name, held, survived)
             state = working_part(load_working_state(connection), info.name)
             own = {node: heard for node, heard in state.node_heard.items() if part.has_node(node)}
             state = replace(state, node_heard=own)

@@ -143,6 +143,8 @@ class StreamProjector:
         self._failures = 0
         self._caution = Caution()
         self._epoch: int | None = None
+        self._in_hand: int | None = None
+        """The message that was announced last: whoever reads this lives, and did not die of it."""
         self._unread: dict[str, int] = {}
         self._housekeeping_due = 0.0
 
@@ -165,7 +167,7 @@ class StreamProjector:
                 await self._wait_after(error)
 
     def _open(self, info: StreamInfo) -> Projection | None:
-        return Projection.open(self._engine, info, part=self.part, held=self._epoch)
+        return Projection.open(self._engine, info, part=self.part, held=self._epoch, survived=self._in_hand)
 
     async def _once(self) -> bool:
         """Project for as long as everything holds: one connection to Postgres, one following of the stream.
@@ -245,6 +247,7 @@ class StreamProjector:
                         if self._caution.announces:
                             if committing:
                                 await committing
+                            self._in_hand = batch[0].sequence
                             await _in_thread(lambda first=batch[0].sequence: projection.note_attempt(first))
                         taken = self._take(state, self._own(batch), self._caution.parked)
                         self._judge(taken)

@@ -96,10 +96,16 @@ class ShadowProjection(Projection):
     @classmethod
     @override
     def open(
-        cls, engine: Engine, info: StreamInfo, *, part: Part | None = None, held: int | None = None
+        cls,
+        engine: Engine,
+        info: StreamInfo,
+        *,
+        part: Part | None = None,
+        held: int | None = None,
+        survived: int | None = None,
     ) -> Self | None:
         """Return the projection, or ``None`` while the lock of one before is not yet free."""
-        projection = super().open(engine, info, part=part, held=held)
+        projection = super().open(engine, info, part=part, held=held, survived=survived)
         if projection is not None:
             # A crash of Postgres may take the last commits, each whole. The switch waits for the disk.
             projection.connection.execute(text("SET synchronous_commit = off"))
@@ -160,7 +166,7 @@ class ShadowProjector(StreamProjector):
                 await self._wait_after(error)
 
     def _open(self, info: StreamInfo) -> Projection | None:
-        projection = ShadowProjection.open(self._engine, info, held=self._epoch)
+        projection = ShadowProjection.open(self._engine, info, held=self._epoch, survived=self._in_hand)
         if projection is not None:
             projection.moved = self._moved
             self._moved(self._stream, projection.checkpoint.sequence, 0)
@@ -261,7 +267,6 @@ async def replay(
         began, filling = time.monotonic(), Filling(watch)
         async with filling.running(log, shadow.engine_of(url, SHADOW), _bulk(settings)):
             await filling.reach({stream: (await log.info(stream)).last_sequence for stream in STREAMS})
-            watch.say("rolling past readings up")
             await _in_thread(lambda: _roll_up(url))
             seconds = time.monotonic() - began
             positions = await _switch(connection, watch, wait=not forget)

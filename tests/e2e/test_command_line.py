@@ -32,11 +32,19 @@ COMMANDS = (
             "devices",
             "top",
             "history",
+            "replay",
+            "replay-decisions",
+            "archive",
+            "diff",
+            "story",
+            "dead",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
+    ("dead", "show"),
+    ("dead", "retry"),
 )
 HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats")
 ESCAPE = "\x1b"

@@ -42,11 +42,11 @@ def archive(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Write the streams into compressed, checked files; run again, it appends what is new.
+    """Write the streams into compressed, checked files.
 
-    Interrupted at any moment, the next run goes on. What NATS trimmed before it was archived is noted as a gap. The
-    other commands read the archive with --archive FOLDER. With --verify each file and each sum is checked, and the
-    exit code is 1 if anything is wrong.
+    Run again, it appends what is new. Interrupted at any moment, the next run goes on. What NATS trimmed before it was
+    archived is noted as a gap. The other commands read the archive with --archive FOLDER. With --verify each file and
+    each sum is checked, and the exit code is 1 if anything is wrong.
     """
     with needs("projector"):
         from shardbus_eventstore.archive import archiver

@@ -60,7 +60,7 @@ def show(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Show one letter whole: where the message was, why nobody could read it, its headers and bytes."""
+    """Show one letter whole: where it was, and what was wrong.
     from shardbus_eventstore.letters import letters, read_letter, why_not
     from shardbus_eventstore.state import DeadLetterRecord
 

@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
-    """List the devices: what each is, how busy, how hot, how free."""
+    """List the devices: what each is, how busy, hot and free."""
     fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
     if json:
         print_json([{"node_id": node.node_id, **_plain(device)} for _, node, device in fleet.devices()])
@@ -40,7 +40,7 @@ def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
 
 
 def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
-    """List the measured links between nodes, each in its direction."""
+    """List the measured links between nodes, by direction."""
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:

@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def state(*, at: At = None, archive: ArchiveFolder = None, nats_url: NatsUrl = None, json: Json = False) -> None:
-    """Print the fleet as the streams say it is now, or was at a moment (--at).
+    """Print the fleet as it is now, or was at a moment (--at).
 
     A moment is a place in a stream (`FLEET:123`, `TELEMETRY:456`, or `123`, which means FLEET), a time
     (`2026-11-26T09:30:00Z`; without an offset it is UTC), or how long ago (`-10m`, `-2h`). With --json in the shape of
@@ -89,9 +89,9 @@ def diff(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Print what is different between two moments of the fleet: from A to B, or to now.
+    """Print what differs between two moments of the fleet.
 
-    Moments are named as for `shardbus state --at`: `shardbus diff -2h`, `shardbus diff FLEET:120 FLEET:180`.
+    From A to B, or to now. Moments are named as for `shardbus state --at`: such as `shardbus diff -2h`.
     Readings are told if they moved notably; of what came and went between the two nothing is said, `shardbus events
     --since A --until B` does.
     """

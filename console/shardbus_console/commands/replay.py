@@ -37,7 +37,7 @@ def replay(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """Rebuild the read model from the streams, beside the live one, and switch.
+    """Rebuild the read model beside the live one, and switch.
 
     The live one serves meanwhile; projectors go on by themselves. An interrupted replay is gone on with by the next.
     With --archive the read model of an empty database is made from the files that `shardbus archive` wrote.

@@ -64,11 +64,11 @@ def replay_decisions(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Take every past placement decision again, on the state that it saw.
+    """Take past decisions again, and say what would differ.
 
-    By today's planner, or by another objective or policy: which plans would be others, what they would yield, which
-    refusals would be grants and the reverse. Nothing is placed and nothing is written. A decision whose readings are
-    not kept any more is left out and counted; an archive (`shardbus archive`) keeps them.
+    Each on the state that it saw, by today's planner, or by another objective or policy: which plans would be others,
+    what they would yield, which refusals would be grants and the reverse. Nothing is placed and nothing is written. A
+    decision whose readings are not kept any more is left out and counted; an archive (`shardbus archive`) keeps them.
     """
     with needs("placer"):
         from shardbus_placer.decider import Knowledge

@@ -188,7 +188,7 @@ def up(
     nats_url: NatsUrl = None,
     postgres_url: PostgresUrl = None,
 ) -> None:
-    """Run everything, with servers of its own, until interrupted.
+    """Run everything, with its own servers, until interrupted.
 
     That is NATS, Postgres, this node's agent, the projector and the placer. Servers that are given by URL are
     used; the others are embedded, bind to loopback and keep their data. With --simulate the fleet of a file is

@@ -28,7 +28,7 @@ def story(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """Tell a decision's whole story, from who asked to what is in the read model.
+    """Tell a decision's whole story, from the asking on.
 
     Who asked for what, and when; the state it was decided on, and how old that was; the plan or the refusal, and why;
     what followed; and what the read model has of it, if Postgres answers. Everything else is read from the streams.

@@ -10,7 +10,7 @@ from shardbus_schemas.devices import DeviceFacts, LinkFigures
 from shardbus_schemas.ids import CommandId, EventId, InstanceId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest, Refused
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
 from shardbus_schemas.registry import MESSAGE_TYPES, encode
 from shardbus_schemas.telemetry import DeviceGPUState
 
@@ -287,9 +287,9 @@ def decision_row(record: Decision) -> Row:
     )
     match event:
         case events.InstancePlaced(plan=result) | events.InstanceReplaced(plan=result):
-            about |= {**_answer(result), **dict(event.position)}
+            about |= {**_answer(result), **_position(event.position)}
         case events.PlacementPreviewed(plan=result) | events.PlacementRejected(result=result):
-            about |= {**_answer(result), **dict(event.position)}
+            about |= {**_answer(result), **_position(event.position)}
         case events.ModelRegistered():
             about["model_id"] = event.profile.model_id
         case events.InstanceDeleted() | events.CommandRejected():
@@ -305,6 +305,10 @@ def decision_row(record: Decision) -> Row:
         "sequence": record.sequence,
         "recorded_at": record.recorded_at,
     }
+
+
+def _position(position: StatePosition) -> Row:
+    return {"telemetry_sequence": position.telemetry_sequence, "fleet_sequence": position.fleet_sequence}
 
 
 def _answer(result: Placed | Refused) -> Row:

@@ -1,20 +1,23 @@
 """Messages that do harm, on a real Postgres: each is parked, the others are folded in their order."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
-from shardbus_eventstore import fold
+from shardbus_eventstore import fold, tick_fold
 from shardbus_eventstore import projector as projecting
 from shardbus_eventstore.live import read_state
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.read_model import queries
 from shardbus_eventstore.read_model.database import open_engine
 from shardbus_eventstore.read_model.queries import DeadLetterView
+from shardbus_eventstore.state import NodeHeard
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.publish import outgoing
@@ -76,15 +79,16 @@ def attempts(postgres_url: str, stream: str) -> int:
 
 def _break_the_fold(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make the fold fail on the poison; return where it notes each time that it did."""
-    original, failures = fold._Draft._hear, list[int]()
+    original, failures = fold.hear, list[int]()
 
-    def hear(draft: Any, event: DeviceGPUStateUpdated, received: Any) -> bool:
-        if event.tick == POISON:
-            failures.append(received.sequence)
+    def hear(old: NodeHeard | None, said: fold.Spoken, sequence: int, recorded_at: datetime) -> tuple[NodeHeard, bool]:
+        if said.tick == POISON:
+            failures.append(sequence)
             raise ZeroDivisionError("the fold is broken")
-        return original(draft, event, received)
+        return original(old, said, sequence, recorded_at)
 
-    monkeypatch.setattr(fold._Draft, "_hear", hear)
+    monkeypatch.setattr(fold, "hear", hear)
+    monkeypatch.setattr(tick_fold, "hear", hear)
     return failures
 
 
@@ -116,7 +120,7 @@ def test_what_the_fold_fails_on_is_tried_again_then_parked(
 
 def test_a_fold_that_fails_once_loses_nothing(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as on a state in memory that went bad: the next try has one from Postgres."""
-    original, failures = projecting.take, list[int]()
+    original, failures = projecting.take_ticks, list[int]()
 
     def take_badly_once(*arguments: Any) -> Any:
         with pytest.MonkeyPatch.context() as broken:
@@ -126,7 +130,7 @@ def test_a_fold_that_fails_once_loses_nothing(postgres_url: str, monkeypatch: py
             failures.extend(projecting.fold_failures(taken))
             return taken
 
-    monkeypatch.setattr(projecting, "take", take_badly_once)
+    monkeypatch.setattr(projecting, "take_ticks", take_badly_once)
 
     async def scenario() -> None:
         bus = MemoryBus()
@@ -191,7 +195,10 @@ def test_a_missing_table_is_waited_for(postgres_url: str) -> None:
 
 @contextmanager
 def deadly_projector(nats_url: str, postgres_url: str) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen([sys.executable, "-m", "support.deadly_projector", nats_url, postgres_url])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "support.deadly_projector", nats_url, postgres_url],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     try:
         yield process
     finally:

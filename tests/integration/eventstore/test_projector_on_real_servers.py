@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from shardbus_eventstore.errors import DatabaseUnreachableError, HistoryDivergedError, HistoryLostError
@@ -259,11 +260,11 @@ def test_a_position_that_another_reached_meanwhile_is_not_taken_for_a_lost_tail(
             async with projector(bus, postgres_url):
                 await caught_up(bus, postgres_url)
 
-        def open_late(engine: Engine, info: StreamInfo) -> Projection | None:
+        def open_late(engine: Engine, info: StreamInfo, **options: Any) -> Projection | None:
             if info.name in opened:
                 opened.clear()
                 asyncio.run_coroutine_threadsafe(another_works(), loop).result(30)
-            return open_now(engine, info)
+            return open_now(engine, info, **options)
 
         monkeypatch.setattr(Projection, "open", open_late)
         await say(bus, [tick(number, seed) for number in range(3)])

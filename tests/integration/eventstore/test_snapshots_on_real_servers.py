@@ -127,7 +127,7 @@ def test_what_age_took_from_telemetry_is_still_the_present(nats_restartable: Emb
                 await caught_up(bus, postgres_url)
                 await until_held(postgres_url)
             second = timedelta(seconds=1)
-            await reconcile(bus, [replace(declared()[0], max_age=second, duplicate_window=second)])
+            await reconcile(bus, [replace(declared(telemetry_max_age=second)[0], duplicate_window=second)])
 
             async def expired() -> bool:
                 return (await bus.info(TELEMETRY)).messages == 0
@@ -137,7 +137,7 @@ def test_what_age_took_from_telemetry_is_still_the_present(nats_restartable: Emb
             assert state.positions == {TELEMETRY: 4, FLEET: 5}
             assert state.device_states["n1/g1"].reading.memory_used_bytes == 4
             day = timedelta(days=1)
-            await reconcile(bus, [replace(declared()[0], max_age=day)])
+            await reconcile(bus, declared(telemetry_max_age=day)[:1])
             await bus.append(outgoing(tick(7), source="test", event_id="7", occurred_at=START))
             state = await read_state(bus)
             assert (state.node_heard["n1"].tick, state.node_heard["n1"].missed_ticks) == (7, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shardbus_infra.bus.nats import NatsBus, connect
 from shardbus_infra.bus.reconcile import StreamDriftError, reconcile
-from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, TELEMETRY, declared
+from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, SNAPSHOTS, TELEMETRY, declared
 from shardbus_infra.embedded.cluster import EmbeddedCluster
 from shardbus_infra.embedded.nats import EmbeddedNats
 from support.cluster_at_work import all_current, everybody_at_work, leader_of
@@ -79,9 +79,12 @@ def test_streams_of_one_server_are_copied_to_three_but_for_telemetry(cluster: Em
             await bus.delete_stream(TELEMETRY)
             done = await reconcile(bus, declared(replicas=3, telemetry_max_age=timedelta(hours=1)))
             changed = "changed num_replicas 1 instead of 3"
-            assert done == [f"{TELEMETRY}: created", *(f"{name}: {changed}" for name in (FLEET, COMMANDS, DEAD))]
+            assert done == [
+                f"{TELEMETRY}: created",
+                *(f"{name}: {changed}" for name in (FLEET, COMMANDS, DEAD, SNAPSHOTS)),
+            ]
             # Who was told nothing leaves all of it.
-            assert [line.endswith("as declared") for line in await reconcile(bus)] == [True] * 4
+            assert [line.endswith("as declared") for line in await reconcile(bus)] == [True] * 5
             config = await bus.stream_config(TELEMETRY)
             assert config is not None
             assert (config["num_replicas"], config["max_age"]) == (3, 3_600_000_000_000)

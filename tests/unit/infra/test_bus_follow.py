@@ -22,6 +22,7 @@ def follower_at(sequence: int, monkeypatch: pytest.MonkeyPatch, *, last: int, gr
     """Return one that has read up to a sequence, of a stream that ends at ``last``, or grows while it is looked at."""
     follower = object.__new__(_Follower)
     follower._connection = Any  # pyright: ignore[reportAttributeAccessIssue] -- nobody asks it
+    follower._doubted_since = None
     follower._stream, follower._created, follower._newest = FLEET, CREATED, stored(sequence)
 
     def read_on() -> None:
