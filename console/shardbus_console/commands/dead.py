@@ -61,6 +61,9 @@ def show(
     json: Json = False,
 ) -> None:
     """Show one letter whole: where it was, and what was wrong.
+
+    Also its headers and its bytes.
+    """
     from shardbus_eventstore.letters import letters, read_letter, why_not
     from shardbus_eventstore.state import DeadLetterRecord
 
