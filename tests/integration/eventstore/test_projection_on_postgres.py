@@ -148,6 +148,21 @@ def test_a_projector_that_was_thought_dead_can_write_nothing(engine: Engine) -> 
     successor.close()
 
 
+def test_who_had_a_message_in_hand_and_lives_did_not_die_of_it(engine: Engine) -> None:
+    """Two projectors that lose their connections in turn come nowhere; no message is to blame for that."""
+    for _ in range(3):
+        projection = opened(engine, TELEMETRY)
+        projection.note_attempt(5)
+        projection.close()
+    stranger = opened(engine, TELEMETRY)
+    assert (stranger.checkpoint.attempts, stranger.checkpoint.attempted_sequence) == (4, 5)
+    stranger.close()
+    survivor = Projection.open(engine, info(TELEMETRY), survived=5)
+    assert survivor is not None
+    assert (survivor.checkpoint.attempts, survivor.checkpoint.attempted_sequence) == (1, None)
+    survivor.close()
+
+
 def test_a_batch_is_written_whole_or_not_at_all(engine: Engine) -> None:
     projection = opened(engine, TELEMETRY)
     commit(projection, ticks(1, 2))
