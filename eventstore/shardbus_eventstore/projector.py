@@ -9,9 +9,9 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import psycopg
 from opentelemetry.trace import Span, SpanKind
@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from shardbus_eventstore.checkpoint import Checkpoint, gap_before, gaps_in, refuse_gaps, shortening, verify
 from shardbus_eventstore.errors import DatabaseUnreachableError, EventStoreError, PoisonError, ProjectorFencedError
 from shardbus_eventstore.history_keeper import keep_history
+from shardbus_eventstore.in_thread import in_thread
 from shardbus_eventstore.intake import Rejected, Taken, fold_failures, take
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.parts import Part
@@ -50,8 +51,6 @@ _STANDBY_SECONDS: Final = 0.5
 _HOUSEKEEPING_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _BELIEVED_AFTER_SECONDS: Final = 15.0
-
-ResultT = TypeVar("ResultT")
 
 
 async def run(bus: Bus, settings: ProjectorSettings, stop: asyncio.Event) -> None:
@@ -101,7 +100,7 @@ async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
     deadline = time.monotonic() + settings.postgres_wait_seconds
     while not stop.is_set():
         try:
-            await _in_thread(lambda: upgrade(settings.postgres_url))
+            await in_thread(lambda: upgrade(settings.postgres_url))
         except DatabaseUnreachableError as error:
             if time.monotonic() >= deadline:
                 raise
@@ -177,7 +176,7 @@ class StreamProjector:
         if self._stop.is_set():
             return True
         info = await self._bus.info(self._stream)
-        projection = await _in_thread(lambda: self._open(info))
+        projection = await in_thread(lambda: self._open(info))
         if projection is None:
             if not self._standing_by:
                 log.info("another projector has %s; standing by", self.part.name)
@@ -195,26 +194,26 @@ class StreamProjector:
                 # TELEMETRY is acknowledged before the disk has it. What a crash took was advisory, and is said again
                 # with the next report; but the rows made of it are of no stream, and have to go.
                 log.warning("%s lost its newest messages in a crash; projecting what it holds anew", self._stream)
-                await _in_thread(lambda: projection.start_over(info))
+                await in_thread(lambda: projection.start_over(info))
                 position = projection.checkpoint.sequence
                 held = None
             verify(projection.checkpoint, info, held)
             for gap in gap_before(info, position):
                 refuse_gaps(self._stream, [gap])
                 log.warning("%s dropped its messages %d to %d before they were projected", self._stream, *gap)
-                await _in_thread(lambda gap=gap: projection.skip(gap))
+                await in_thread(lambda gap=gap: projection.skip(gap))
             self._heed(projection.checkpoint, info.last_sequence)
             log.info("projecting %s from %d", self.part.name, projection.checkpoint.sequence + 1)
             await self._follow(projection)
             if self._stop.is_set():
-                await _in_thread(projection.note_end)
+                await in_thread(projection.note_end)
         except (ProjectorFencedError, PoisonError):
             raise
         except EventStoreError:
-            await _in_thread(projection.note_end)
+            await in_thread(projection.note_end)
             raise
         finally:
-            await _in_thread(projection.close)
+            await in_thread(projection.close)
         return True
 
     def _doubt(self, info: StreamInfo, shortened: str | None) -> None:
@@ -248,7 +247,7 @@ class StreamProjector:
                             if committing:
                                 await committing
                             self._in_hand = batch[0].sequence
-                            await _in_thread(lambda first=batch[0].sequence: projection.note_attempt(first))
+                            await in_thread(lambda first=batch[0].sequence: projection.note_attempt(first))
                         taken = self._take(state, self._own(batch), self._caution.parked)
                         self._judge(taken)
                         await self._bury(taken.examined.rejected)
@@ -285,7 +284,7 @@ class StreamProjector:
         last = batch[-1]
         spans = self._spans(batch, taken)
         try:
-            await _in_thread(lambda: projection.commit(taken, last.sequence, last.recorded_at, gaps))
+            await in_thread(lambda: projection.commit(taken, last.sequence, last.recorded_at, gaps))
         except Exception as error:
             for span in spans:
                 span.record_exception(error)
@@ -396,7 +395,7 @@ class StreamProjector:
         if self._unknown_devices.suspects:
             fleet = await self._bus.info(FLEET)
             await self._bury(
-                await _in_thread(lambda: self._unknown_devices.judge(projection.connection, fleet.last_sequence))
+                await in_thread(lambda: self._unknown_devices.judge(projection.connection, fleet.last_sequence))
             )
         # What is gone will not come: begin anew, past the gap.
         return not (idle and gap_before(info, projection.checkpoint.sequence))
@@ -427,16 +426,6 @@ def _is_fault_of_data(error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-async def _in_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Return what ``work`` returns. If cancelled, wait for its end first: nobody may touch its connection meanwhile."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise
 
 
 async def _pause(seconds: float, stop: asyncio.Event) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import psycopg
 from shardbus_infra.bus.port import BusUnreachableError, Log, StreamInfo
@@ -24,6 +24,7 @@ from shardbus_eventstore import rollups, shadow
 from shardbus_eventstore.carry_over import SHADOW, carry_over, carry_over_gaps
 from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally
 from shardbus_eventstore.errors import PoisonError, ReplayError, SchemaError
+from shardbus_eventstore.in_thread import in_thread
 from shardbus_eventstore.log_until import LogUntil
 from shardbus_eventstore.migrate import current_revision, head_revision, upgrade
 from shardbus_eventstore.parts import Part
@@ -47,8 +48,6 @@ _MOST_ROUNDS: Final = 10
 _NEAR_SECONDS: Final = 2.0
 """A comparison holds one moment of the live read model for about as long as this."""
 _PRUNING_MARGIN: Final = timedelta(minutes=10)
-
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +260,16 @@ async def replay(
     """
     watch = watch or Watch()
     url = settings.postgres_url
-    await _in_thread(lambda: upgrade(url))
+    await in_thread(lambda: upgrade(url))
     async with _ready(log, url, start_over=start_over, forget=forget, watch=watch) as (connection, resumed):
-        await _in_thread(lambda: shadow.refuse_what_would_be_lost(connection))
+        await in_thread(lambda: shadow.refuse_what_would_be_lost(connection))
         began, filling = time.monotonic(), Filling(watch)
         async with filling.running(log, shadow.engine_of(url, SHADOW), _bulk(settings)):
             await filling.reach({stream: (await log.info(stream)).last_sequence for stream in STREAMS})
-            await _in_thread(lambda: _roll_up(url))
+            await in_thread(lambda: _roll_up(url))
             seconds = time.monotonic() - began
             positions = await _switch(connection, watch, wait=not forget)
-        await _in_thread(lambda: shadow.drop(connection, shadow.REPLACED))
+        await in_thread(lambda: shadow.drop(connection, shadow.REPLACED))
         return Replayed(filling.messages, seconds, resumed, switched=True, positions=positions)
 
 
@@ -285,7 +284,7 @@ async def rehearse(
     """Rebuild the read model from ``log`` as far as the live one is, compare them if wanted, and drop it again."""
     watch = watch or Watch()
     url = settings.postgres_url
-    await _in_thread(lambda: _require_live(url))
+    await in_thread(lambda: _require_live(url))
     ready = _ready(log, url, start_over=start_over, forget=not comparing, watch=watch, not_past_live=comparing)
     async with ready as (connection, resumed):
         began, filling = time.monotonic(), Filling(watch)
@@ -297,18 +296,18 @@ async def rehearse(
         else:
             for _ in range(_MOST_ROUNDS):  # while this catches up, the live one goes on
                 round_began = time.monotonic()
-                ends = _sequences(await _in_thread(lambda: shadow.positions(connection, LIVE)))
+                ends = _sequences(await in_thread(lambda: shadow.positions(connection, LIVE)))
                 await filling.fill(LogUntil(log, ends), engine, bulk, ends)
                 if time.monotonic() - round_began < _NEAR_SECONDS:
                     break
             with snapshot(shadow.engine_of(url, LIVE)) as live:
-                ends = _sequences(await _in_thread(lambda: shadow.checkpoints_in(live, LIVE)))
+                ends = _sequences(await in_thread(lambda: shadow.checkpoints_in(live, LIVE)))
                 await filling.fill(LogUntil(log, ends), engine, bulk, ends)
                 seconds = time.monotonic() - began
                 trimmed = {stream for stream in STREAMS if (await log.info(stream)).first_sequence > 1}
                 since = datetime.now(UTC) - timedelta(days=settings.history_keep_days) + _PRUNING_MARGIN
-                comparison = await _in_thread(lambda: _compare(connection, live, engine, trimmed, since))
-        await _in_thread(lambda: shadow.drop(connection, SHADOW))
+                comparison = await in_thread(lambda: _compare(connection, live, engine, trimmed, since))
+        await in_thread(lambda: shadow.drop(connection, SHADOW))
         return Replayed(filling.messages, seconds, resumed, switched=False, positions=ends, comparison=comparison)
 
 
@@ -348,29 +347,29 @@ async def _ready(
     gc.set_threshold(50_000, 20, 20)  # as a projector does, for the same reason
     stack = contextlib.ExitStack()
     try:
-        connection = await _in_thread(lambda: stack.enter_context(shadow.only_replay(url)))
-        if await _in_thread(lambda: shadow.exists(connection, shadow.REPLACED)):
+        connection = await in_thread(lambda: stack.enter_context(shadow.only_replay(url)))
+        if await in_thread(lambda: shadow.exists(connection, shadow.REPLACED)):
             watch.say(f"dropping {shadow.REPLACED}, which a replay left behind after its switch")
-            await _in_thread(lambda: shadow.drop(connection, shadow.REPLACED))
+            await in_thread(lambda: shadow.drop(connection, shadow.REPLACED))
         surveyed = await _survey(log, connection)
         if not forget:
             surveyed.verify(surveyed.live)
-        resumed = not start_over and await _in_thread(lambda: shadow.can_be_resumed(connection, surveyed))
+        resumed = not start_over and await in_thread(lambda: shadow.can_be_resumed(connection, surveyed))
         if not_past_live:
             live = surveyed.live
             resumed &= all(name in live and at.sequence <= live[name].sequence for name, at in surveyed.shadow.items())
         if not resumed:
-            await _in_thread(lambda: shadow.begin(connection, url))
+            await in_thread(lambda: shadow.begin(connection, url))
         else:
             watch.say("going on with a replay that was interrupted")
         yield connection, resumed
     finally:
-        await _in_thread(stack.close)
+        await in_thread(stack.close)
         gc.set_threshold(*thresholds)
 
 
 async def _survey(log: Log, connection: Connection) -> shadow.Surveyed:
-    live, rebuilt = [await _in_thread(lambda each=each: shadow.positions(connection, each)) for each in (LIVE, SHADOW)]
+    live, rebuilt = [await in_thread(lambda each=each: shadow.positions(connection, each)) for each in (LIVE, SHADOW)]
     streams = {stream: await log.info(stream) for stream in STREAMS}
     asked = {(stream, at.sequence) for each in (live, rebuilt) for stream, at in each.items() if stream in streams}
     held = {(stream, sequence): await log.get(stream, sequence) for stream, sequence in asked if sequence}
@@ -382,7 +381,7 @@ async def _switch(connection: Connection, watch: Watch, *, wait: bool) -> Mappin
     said = None
     began = time.monotonic()
     while True:
-        outcome = await _in_thread(lambda: switch(connection, wait=wait))
+        outcome = await in_thread(lambda: switch(connection, wait=wait))
         if not isinstance(outcome, str):
             return _sequences(outcome)
         if outcome != said:
@@ -400,13 +399,3 @@ def _compare(
         carry_over_gaps(shadow.driver_of(connection))
     with snapshot(engine) as rebuilt:
         return compare(live, rebuilt, trimmed=trimmed, history_since=since)
-
-
-async def _in_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Return what ``work`` returns. If cancelled, wait for its end first: nobody may touch its connection meanwhile."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

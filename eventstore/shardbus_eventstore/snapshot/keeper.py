@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final
 
 import psycopg
 from shardbus_infra.bus.port import Bus, BusError
 from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from shardbus_eventstore.in_thread import in_thread
 from shardbus_eventstore.read_model.database import snapshot
 from shardbus_eventstore.read_model.load import load_living_state
 from shardbus_eventstore.read_model.tables import VERSION
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
 _AFTER_FAILURE_SECONDS: Final = 30.0
-
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class SnapshotKeeper:
         while not self._stop.is_set():
             pause = _LOOK_SECONDS
             try:
-                if await self._holds_lock() and self._is_due(await _in_thread(self._positions)):
+                if await self._holds_lock() and self._is_due(await in_thread(self._positions)):
                     await self._take()
             except (BusError, DBAPIError, psycopg.Error) as error:
                 await self._let_go()
@@ -78,7 +77,7 @@ class SnapshotKeeper:
     async def finish(self, *, politely: bool) -> None:
         """Let the lock go; ``politely``: after a snapshot of where the projections ended, for those who start next."""
         try:
-            if politely and self._lock is not None and await _in_thread(self._positions) != self._last:
+            if politely and self._lock is not None and await in_thread(self._positions) != self._last:
                 await self._take()
         except Exception as error:  # noqa: BLE001 -- nothing depends on it, and the process is to end
             log.warning("no snapshot was taken at the end: %s", error)
@@ -87,7 +86,7 @@ class SnapshotKeeper:
 
     async def _holds_lock(self) -> bool:
         if self._lock is None:
-            self._lock = await _in_thread(self._try_lock)
+            self._lock = await in_thread(self._try_lock)
             if self._lock is not None:
                 before = await newest_manifest(self._bus)
                 self._last = {} if before is None else {s: mark.sequence for s, mark in before.streams.items()}
@@ -106,7 +105,7 @@ class SnapshotKeeper:
     async def _let_go(self) -> None:
         connection, self._lock = self._lock, None
         if connection is not None:
-            await _in_thread(lambda: _close(connection))
+            await in_thread(lambda: _close(connection))
 
     def _positions(self) -> Mapping[str, int]:
         assert self._lock is not None
@@ -119,7 +118,7 @@ class SnapshotKeeper:
     async def _take(self) -> None:
         began = time.monotonic()
         self._last_at = began  # also if it fails: not again at once
-        taken = await _in_thread(lambda: take_snapshot(self._engine))
+        taken = await in_thread(lambda: take_snapshot(self._engine))
         if taken is None:
             return
         manifest = await publish_snapshot(
@@ -166,13 +165,3 @@ _MARKS: Final = text(
 def _close(connection: Connection) -> None:
     connection.invalidate()
     connection.close()
-
-
-async def _in_thread(work: Callable[[], ResultT]) -> ResultT:
-    """Return what ``work`` returns. If cancelled, wait for its end first: nobody may touch its connection meanwhile."""
-    working = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise
