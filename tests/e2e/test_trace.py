@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import nats
 import pytest
+from shardbus_infra.bus.streams import STREAMS
 from support.collector import collector, spans_of
 from support.waiting import until_sync
 
@@ -62,7 +63,7 @@ def _streams_exist(nats_url: str) -> bool:
     async def look() -> bool:
         client = await nats.connect(nats_url)
         try:
-            return len(await client.jetstream().streams_info()) == 4
+            return len(await client.jetstream().streams_info()) == len(STREAMS)
         finally:
             await client.close()
 
