@@ -12,7 +12,7 @@ from psycopg import Connection as PsycopgConnection
 from psycopg import sql
 from shardbus_infra.bus.streams import DEAD, TELEMETRY
 
-from shardbus_eventstore.checkpoint import Gap
+from shardbus_eventstore.checkpoint import TABLES_OF, Gap
 from shardbus_eventstore.partitions import make_days
 from shardbus_eventstore.read_model.database import LIVE
 from shardbus_eventstore.read_model.tables import DEVICE_HISTORY, TABLES
@@ -20,10 +20,7 @@ from shardbus_eventstore.read_model.tables import DEVICE_HISTORY, TABLES
 SHADOW: Final = "shardbus_replay"
 """The schema that a replay fills."""
 
-CARRIED: Final = {
-    TELEMETRY: ("device_history", "device_states", "node_heard", "links"),
-    DEAD: ("dead_letters", "retried_letters"),
-}
+CARRIED: Final = {stream: TABLES_OF[stream] for stream in (TELEMETRY, DEAD)}
 """The tables whose rows outlive their messages, by stream. Each says by ``sequence`` which message a row is as of."""
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from shardbus_infra.bus.port import Stored, StreamInfo
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
-from sqlalchemy import Connection, Update, case, func, select, update
+from sqlalchemy import Connection, Update, case, update
 from sqlalchemy.dialects.postgresql import insert
 
 from shardbus_eventstore.errors import HistoryDivergedError, HistoryLostError
@@ -60,13 +60,6 @@ class Tally:
 def lock_name(projection: str) -> str:
     """Return what the lock of a projection is called, but for the schema."""
     return f"shardbus/projector/{projection}/{VERSION}/"
-
-
-def try_lock(connection: Connection, projection: str) -> bool:
-    """Take the right to move ``projection``, held as long as the connection lives; ``False`` if another has it."""
-    # Each schema has its own projections: a replay builds a second read model beside the live one.
-    name = func.concat(lock_name(projection), func.current_schema())
-    return bool(connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))))
 
 
 def begin(connection: Connection, info: StreamInfo, projection: str) -> None:

@@ -9,16 +9,18 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import Connection as PsycopgConnection
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from shardbus_eventstore.partitions import DAY, drop_before, make_days, make_days_of_strays
+from shardbus_eventstore.read_model.database import driver_of, try_lock
 from shardbus_eventstore.rollups import HISTORY, MINUTES, step
 from shardbus_eventstore.settings import ProjectorSettings
+from shardbus_eventstore.waiting import pause
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ async def keep_history(engine: Engine, settings: ProjectorSettings, stop: asynci
             problem = type(error).__name__
             log.log(logging.DEBUG if problem == said else logging.INFO, "keeping the history is interrupted: %s", error)
             said = problem
-        await _pause(stop)
+        await pause(_ROUND_SECONDS, stop)
 
 
 async def _rounds(engine: Engine, retention: Retention, stop: asyncio.Event) -> None:
@@ -80,14 +82,9 @@ async def _rounds(engine: Engine, retention: Retention, stop: asyncio.Event) -> 
                 working.exception()
                 return
             if not working.result():
-                await _pause(stop)
+                await pause(_ROUND_SECONDS, stop)
     finally:
         await asyncio.to_thread(keeper.close)
-
-
-async def _pause(stop: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), _ROUND_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +100,12 @@ class Keeper:
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         held = False
         try:
-            held = bool(connection.scalar(_LOCK))
+            held = try_lock(connection, "shardbus/history/")
         finally:
             if not held:
                 connection.invalidate()
                 connection.close()
         return cls(connection, retention) if held else None
-
-    @property
-    def _driver(self) -> "PsycopgConnection[Any]":
-        return cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
 
     def close(self) -> None:
         """Give the lock back. Never fails."""
@@ -122,11 +115,11 @@ class Keeper:
     def interrupt(self) -> None:
         """End what is under way, from another thread: it raises QueryCanceled there. Never fails."""
         with contextlib.suppress(psycopg.Error):
-            self._driver.cancel_safe(timeout=_PATIENCE_SECONDS)
+            driver_of(self.connection).cancel_safe(timeout=_PATIENCE_SECONDS)
 
     def work(self) -> bool:
         """Do some of what is due; return whether there is more that should not wait."""
-        now, driver = datetime.now(UTC), self._driver
+        now, driver = datetime.now(UTC), driver_of(self.connection)
         for table in (HISTORY, MINUTES):
             make_days_of_strays(driver, table)
             make_days(driver, table, now, now + _DAYS_AHEAD * DAY)
@@ -135,9 +128,6 @@ class Keeper:
             with contextlib.suppress(psycopg.errors.LockNotAvailable):  # somebody reads; a later round will do
                 forget(driver, self.retention, now)
         return behind
-
-
-_LOCK: Final = text("SELECT pg_try_advisory_lock(hashtextextended(concat('shardbus/history/', current_schema()), 0))")
 
 
 def forget(connection: "PsycopgConnection[Any]", retention: Retention, now: datetime) -> None:

@@ -5,22 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Self, cast
+from typing import Self
 
-from psycopg import Connection as PsycopgConnection
 from shardbus_infra.bus.port import StreamInfo
 from sqlalchemy import Connection, Engine, text
 
-from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, note_attempt, note_end, take_over, try_lock
+from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally, lock_name, note_attempt, note_end, take_over
 from shardbus_eventstore.errors import ProjectorFencedError
 from shardbus_eventstore.intake import Taken
 from shardbus_eventstore.partitions import Days
 from shardbus_eventstore.parts import Part
+from shardbus_eventstore.read_model.database import driver_of, try_lock
 from shardbus_eventstore.read_model.load import load_working_state, working_part
-from shardbus_eventstore.read_model.tables import VERSION
+from shardbus_eventstore.read_model.tables import DEVICE_HISTORY, VERSION
 from shardbus_eventstore.read_model.writer import TableRows, changed_rows, write
 from shardbus_eventstore.sharing import share
 from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.tick_fold import Readings
 from shardbus_eventstore.unread import firsts
 
 
@@ -59,7 +60,7 @@ class Projection:
         part = part or Part(info.name)
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if not try_lock(connection, part.name):
+            if not try_lock(connection, lock_name(part.name)):
                 connection.close()
                 return None
             share(connection, info, part.of)
@@ -72,10 +73,6 @@ class Projection:
             connection.close()
             raise
         return cls(info.name, connection, checkpoint, state, part)
-
-    @property
-    def _driver(self) -> "PsycopgConnection[Any]":
-        return cast("PsycopgConnection[Any]", self.connection.connection.driver_connection)
 
     def close(self) -> None:
         """Give the lock back. Idempotent; never fails."""
@@ -90,7 +87,8 @@ class Projection:
         """
         examined, readings = taken.examined, taken.changes.readings
         if readings:
-            self.days.make(self._driver, "device_history", readings[0].recorded_at, readings[-1].recorded_at)
+            recorded_at_each = Readings.of(readings).recorded_at
+            self.days.make(driver_of(self.connection), DEVICE_HISTORY.name, recorded_at_each[0], recorded_at_each[-1])
         tally = Tally(
             folded=len(examined.received) + examined.ticks,
             ignored=taken.state.ignored.get(self.stream, 0),
@@ -145,7 +143,7 @@ class Projection:
             }
             for first, last in gaps
         ]
-        if not write(self._driver, position, {**new, "gaps": missing}):
+        if not write(driver_of(self.connection), position, {**new, "gaps": missing}):
             raise ProjectorFencedError(
                 f"another projector took over {self.part.name} after {before.sequence}; this one wrote nothing since"
             )

@@ -26,7 +26,6 @@ from sqlalchemy.exc import DBAPIError
 from shardbus_eventstore.checkpoint import Checkpoint, gap_before, gaps_in, refuse_gaps, shortening, verify
 from shardbus_eventstore.errors import DatabaseUnreachableError, EventStoreError, PoisonError, ProjectorFencedError
 from shardbus_eventstore.history_keeper import keep_history
-from shardbus_eventstore.in_thread import in_thread
 from shardbus_eventstore.intake import Rejected, Taken, fold_failures, take
 from shardbus_eventstore.migrate import upgrade
 from shardbus_eventstore.parts import Part
@@ -39,6 +38,7 @@ from shardbus_eventstore.snapshot.keeper import SnapshotKeeper
 from shardbus_eventstore.tick_fold import take_ticks
 from shardbus_eventstore.unknown_devices import UnknownDevices
 from shardbus_eventstore.unread import firsts, readable_now, worth_parking
+from shardbus_eventstore.waiting import in_thread, pause
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ async def _upgrade(settings: ProjectorSettings, stop: asyncio.Event) -> None:
             if time.monotonic() >= deadline:
                 raise
             log.info("waiting for Postgres: %s", error)
-            await _pause(_STANDBY_SECONDS, stop)
+            await pause(_STANDBY_SECONDS, stop)
         else:
             return
 
@@ -154,7 +154,7 @@ class StreamProjector:
                 async with self._room:
                     had_it = await self._once()
                 if not had_it:
-                    await _pause(_STANDBY_SECONDS, self._stop)
+                    await pause(_STANDBY_SECONDS, self._stop)
             except ProjectorFencedError as error:
                 log.warning("%s; standing by", error)
             except PoisonError as error:
@@ -189,8 +189,9 @@ class StreamProjector:
             info = await self._bus.info(self._stream)
             position = projection.checkpoint.sequence
             held = await self._bus.get(self._stream, position) if position else None
-            self._doubt(info, shortening(projection.checkpoint, info, held))
-            if self._stream == TELEMETRY and shortening(projection.checkpoint, info, held):
+            shortened = shortening(projection.checkpoint, info, held)
+            self._doubt(info, shortened)
+            if self._stream == TELEMETRY and shortened:
                 # TELEMETRY is acknowledged before the disk has it. What a crash took was advisory, and is said again
                 # with the next report; but the rows made of it are of no stream, and have to go.
                 log.warning("%s lost its newest messages in a crash; projecting what it holds anew", self._stream)
@@ -412,7 +413,7 @@ class StreamProjector:
         text = _first_line(error)
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         log.log(level, "projecting %s is interrupted, trying again: %s", self._stream, text)
-        await _pause(min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._failures, 10)), self._stop)
+        await pause(min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(self._failures, 10)), self._stop)
 
 
 def _is_fault_of_data(error: Exception) -> bool:
@@ -426,8 +427,3 @@ def _is_fault_of_data(error: Exception) -> bool:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-async def _pause(seconds: float, stop: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 
 import psycopg
 from shardbus_infra.bus.port import BusUnreachableError, Log, StreamInfo
@@ -24,18 +24,17 @@ from shardbus_eventstore import rollups, shadow
 from shardbus_eventstore.carry_over import SHADOW, carry_over, carry_over_gaps
 from shardbus_eventstore.checkpoint import Checkpoint, Gap, Tally
 from shardbus_eventstore.errors import PoisonError, ReplayError, SchemaError
-from shardbus_eventstore.in_thread import in_thread
 from shardbus_eventstore.log_until import LogUntil
 from shardbus_eventstore.migrate import current_revision, head_revision, upgrade
-from shardbus_eventstore.parts import Part
 from shardbus_eventstore.projection import Projection
 from shardbus_eventstore.projector import STREAMS, StreamProjector
 from shardbus_eventstore.read_model.compare import Comparison, compare
-from shardbus_eventstore.read_model.database import LIVE, snapshot
+from shardbus_eventstore.read_model.database import LIVE, driver_of, snapshot
 from shardbus_eventstore.read_model.load import load_working_state, working_part
 from shardbus_eventstore.read_model.writer import TableRows
 from shardbus_eventstore.settings import ProjectorSettings
 from shardbus_eventstore.switch import switch
+from shardbus_eventstore.waiting import in_thread
 
 BATCH: Final = 1000
 """Messages in one transaction. With eight readings in each 1000 take 155 MB, 4000 take 222 MB, and as much CPU time."""
@@ -88,28 +87,8 @@ class Replayed:
 class ShadowProjection(Projection):
     """The projection of one stream in the shadow schema."""
 
-    created: datetime
     moved: Callable[[str, int, int], None]
     """Told stream, position and number of messages after each commit, from any thread."""
-
-    @classmethod
-    @override
-    def open(
-        cls,
-        engine: Engine,
-        info: StreamInfo,
-        *,
-        part: Part | None = None,
-        held: int | None = None,
-        survived: int | None = None,
-    ) -> Self | None:
-        """Return the projection, or ``None`` while the lock of one before is not yet free."""
-        projection = super().open(engine, info, part=part, held=held, survived=survived)
-        if projection is not None:
-            # A crash of Postgres may take the last commits, each whole. The switch waits for the disk.
-            projection.connection.execute(text("SET synchronous_commit = off"))
-            projection.created = info.created
-        return projection
 
     @override
     def _write(
@@ -122,9 +101,13 @@ class ShadowProjection(Projection):
         unread: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         if gaps:
-            driver = shadow.driver_of(self.connection)
+            driver = driver_of(self.connection)
             with driver.transaction():
-                lost = [rest for gap in gaps for rest in carry_over(driver, self.stream, self.created, gap)]
+                lost = [
+                    rest
+                    for gap in gaps
+                    for rest in carry_over(driver, self.stream, self.checkpoint.stream_created, gap)
+                ]
                 super()._write(sequence, recorded_at, tally, new, lost, unread)
             if not new:  # nodes that spoke in the gap go on from there
                 self.state = working_part(load_working_state(self.connection), self.stream)
@@ -167,6 +150,8 @@ class ShadowProjector(StreamProjector):
     def _open(self, info: StreamInfo) -> Projection | None:
         projection = ShadowProjection.open(self._engine, info, held=self._epoch, survived=self._in_hand)
         if projection is not None:
+            # A crash of Postgres may take the last commits, each whole. The switch waits for the disk.
+            projection.connection.execute(text("SET synchronous_commit = off"))
             projection.moved = self._moved
             self._moved(self._stream, projection.checkpoint.sequence, 0)
         return projection
@@ -314,7 +299,7 @@ async def rehearse(
 def _roll_up(url: str) -> None:
     """Make the shadow's minutes and hours; those whose readings are gone everywhere are the live ones."""
     with shadow.engine_of(url, SHADOW).connect() as connection:
-        driver = shadow.driver_of(connection.execution_options(isolation_level="AUTOCOMMIT"))
+        driver = driver_of(connection.execution_options(isolation_level="AUTOCOMMIT"))
         rollups.adopt(driver, LIVE)
         rollups.complete(driver)
 
@@ -396,6 +381,6 @@ def _compare(
     connection: Connection, live: Connection, engine: Engine, trimmed: set[str], since: datetime
 ) -> Comparison:
     with connection.begin():
-        carry_over_gaps(shadow.driver_of(connection))
+        carry_over_gaps(driver_of(connection))
     with snapshot(engine) as rebuilt:
         return compare(live, rebuilt, trimmed=trimmed, history_since=since)

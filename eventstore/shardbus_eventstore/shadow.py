@@ -6,9 +6,8 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final
 
-from psycopg import Connection as PsycopgConnection
 from shardbus_infra.bus.port import Stored, StreamInfo
 from shardbus_schemas.registry import MESSAGE_TYPES, version_of
 from sqlalchemy import Connection, Engine, text
@@ -183,11 +182,6 @@ _GRANTS: Final = text(
     WHERE rights.grantee <> granted.owner
     """
 )
-
-
-def driver_of(connection: Connection) -> "PsycopgConnection[Any]":
-    """Return psycopg's connection below SQLAlchemy's."""
-    return cast("PsycopgConnection[Any]", connection.connection.driver_connection)
 
 
 def engine_of(url: str, schema: str) -> Engine:

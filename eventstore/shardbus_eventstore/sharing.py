@@ -1,8 +1,7 @@
 """Into how many parts a stream's projection is shared: the checkpoints say it, and it changes where nothing is lost."""
 
-from typing import Any, Final, cast
+from typing import Final
 
-from psycopg import Connection as PsycopgConnection
 from psycopg.rows import tuple_row
 from shardbus_infra.bus.port import StreamInfo
 from sqlalchemy import Connection
@@ -10,6 +9,7 @@ from sqlalchemy import Connection
 from shardbus_eventstore.checkpoint import begin, lock_name
 from shardbus_eventstore.errors import SharingError
 from shardbus_eventstore.parts import Part
+from shardbus_eventstore.read_model.database import driver_of
 from shardbus_eventstore.read_model.tables import VERSION
 
 
@@ -20,7 +20,7 @@ def share(connection: Connection, info: StreamInfo, of: int) -> None:
     of all can another number go on. Raises SharingError if they stand apart, or somebody still moves them.
     """
     wanted = sorted(part.name for part in Part.all_of(info.name, of))
-    driver = cast("PsycopgConnection[Any]", connection.connection.driver_connection)
+    driver = driver_of(connection)
     names: dict[str, object] = {"stream": info.name, "version": VERSION}
     with driver.transaction(), driver.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(_ONE_AT_A_TIME, names)

@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shardbus_eventstore.carry_over import SHADOW, carry_over_gaps
 from shardbus_eventstore.checkpoint import Checkpoint
-from shardbus_eventstore.read_model.database import LIVE
-from shardbus_eventstore.shadow import REPLACED, checkpoints_in, copy_rights, driver_of
+from shardbus_eventstore.read_model.database import LIVE, driver_of
+from shardbus_eventstore.shadow import REPLACED, checkpoints_in, copy_rights
 
 log = logging.getLogger(__name__)
 

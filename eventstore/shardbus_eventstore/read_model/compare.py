@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from sqlalchemy import Column, ColumnElement, Connection, Select, Table, and_, collate, func, select
 from sqlalchemy.dialects.postgresql import TEXT
 
+from shardbus_eventstore.checkpoint import TABLES_OF
 from shardbus_eventstore.read_model.tables import DEVICE_HISTORY, TABLES
 
 MOST_SHOWN: Final = 50
@@ -20,11 +20,6 @@ _SEQUENCES_AT_ONCE: Final = 10_000
 
 Key = tuple[Any, ...]
 
-_TABLES_OF: Final = {
-    TELEMETRY: ("device_states", "node_heard", "links", "device_history"),
-    FLEET: ("nodes", "devices", "models", "instances", "shards", "decisions", "refusals"),
-    DEAD: ("dead_letters", "retried_letters"),
-}
 _POSITIONS: Final = ("stream_created", "sequence")
 _COUNTERS: Final = ("folded", "ignored", "rejected", "skipped")
 _TICKS: Final = frozenset({"missed_ticks", "repeated_ticks", "heartbeat_sequence"})
@@ -79,7 +74,7 @@ def compare(
     they may be deleted at any moment.
     """
     comparison = Comparison()
-    for stream, names in _TABLES_OF.items():
+    for stream, names in TABLES_OF.items():
         for name in names:
             table = TABLES[name]
             if table is DEVICE_HISTORY:
@@ -98,7 +93,7 @@ def compare(
     _compare_rows(comparison, live, rebuilt, gaps, _named(gaps, ("stream", "from_sequence", "to_sequence")), [])
     if trimmed:
         comparison.left_out.append(f"the counters of checkpoints of {', '.join(sorted(trimmed))}, likewise")
-    counted = [stream for stream in _TABLES_OF if stream not in trimmed]
+    counted = [stream for stream in TABLES_OF if stream not in trimmed]
     keys = _named(checkpoints, ("stream", "version"))
     _compare_rows(comparison, live, rebuilt, checkpoints, keys, _named(checkpoints, _POSITIONS))
     of_whole_streams = checkpoints.c.stream.in_(counted)

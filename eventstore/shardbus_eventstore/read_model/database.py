@@ -2,9 +2,10 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, cast
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from psycopg import Connection as PsycopgConnection
+from sqlalchemy import URL, Connection, Engine, create_engine, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -39,6 +40,20 @@ def open_engine(url: str, *, application_name: str = "shardbus", schema: str = L
             "tcp_user_timeout": 30_000,
         },
     )
+
+
+def driver_of(connection: Connection) -> "PsycopgConnection[Any]":
+    """Return psycopg's connection below SQLAlchemy's."""
+    return cast("PsycopgConnection[Any]", connection.connection.driver_connection)
+
+
+def try_lock(connection: Connection, name: str) -> bool:
+    """Take the lock of this name, one of each in every schema, for as long as the connection lives.
+
+    ``False`` if another connection has it. ``name`` ends with a slash.
+    """
+    key = func.hashtextextended(func.concat(name, func.current_schema()), 0)
+    return bool(connection.scalar(select(func.pg_try_advisory_lock(key))))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Taking snapshots of the read model: a task of the projector's process beside the projections."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -11,17 +10,17 @@ from typing import Final
 
 import psycopg
 from shardbus_infra.bus.port import Bus, BusError
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from shardbus_eventstore.in_thread import in_thread
-from shardbus_eventstore.read_model.database import snapshot
+from shardbus_eventstore.read_model.database import snapshot, try_lock
 from shardbus_eventstore.read_model.load import load_living_state
 from shardbus_eventstore.read_model.tables import VERSION
 from shardbus_eventstore.settings import ProjectorSettings
 from shardbus_eventstore.snapshot.codec import save
 from shardbus_eventstore.snapshot.manifest import STREAMS, StreamMark, is_due
 from shardbus_eventstore.snapshot.store import newest_manifest, publish_snapshot
+from shardbus_eventstore.waiting import in_thread, pause
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +59,18 @@ class SnapshotKeeper:
     async def run(self) -> None:
         """Take snapshots when they are due, until stopped."""
         while not self._stop.is_set():
-            pause = _LOOK_SECONDS
+            seconds = _LOOK_SECONDS
             try:
                 if await self._holds_lock() and self._is_due(await in_thread(self._positions)):
                     await self._take()
             except (BusError, DBAPIError, psycopg.Error) as error:
                 await self._let_go()
                 log.log(logging.DEBUG, "no snapshot was taken: %s", error)
-                pause = _LOOK_SECONDS
+                seconds = _LOOK_SECONDS
             except Exception:
                 log.exception("no snapshot was taken")
-                pause = _AFTER_FAILURE_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), pause)
+                seconds = _AFTER_FAILURE_SECONDS
+            await pause(seconds, self._stop)
 
     async def finish(self, *, politely: bool) -> None:
         """Let the lock go; ``politely``: after a snapshot of where the projections ended, for those who start next."""
@@ -96,8 +94,7 @@ class SnapshotKeeper:
 
     def _try_lock(self) -> Connection | None:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        name = func.concat("shardbus/snapshots/", func.current_schema())
-        if connection.scalar(select(func.pg_try_advisory_lock(func.hashtextextended(name, 0)))):
+        if try_lock(connection, "shardbus/snapshots/"):
             return connection
         connection.close()
         return None

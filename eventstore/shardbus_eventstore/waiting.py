@@ -1,6 +1,7 @@
-"""Blocking work of a coroutine's, such as talking to Postgres, done in a thread."""
+"""How a coroutine waits: for blocking work in a thread, such as talking to Postgres, and for time to pass."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,3 +16,9 @@ async def in_thread(work: Callable[[], ResultT]) -> ResultT:
     except asyncio.CancelledError:
         await asyncio.wait([working])
         raise
+
+
+async def pause(seconds: float, stop: asyncio.Event) -> None:
+    """Return after so long, or as soon as ``stop`` is set."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
