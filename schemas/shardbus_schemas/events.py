@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
-from shardbus_schemas.ids import BootId, CommandId, DeviceId, DeviceKey, InstanceId, ModelId, NodeId
-from shardbus_schemas.model import FrozenModel, UtcDatetime
+from shardbus_schemas.ids import BootId, CommandId, DeploymentId, DeviceId, DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.model import Bytes, FrozenModel, UtcDatetime
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
 from shardbus_schemas.telemetry import DeviceGPUState
@@ -185,12 +186,39 @@ class InstancePlaced(FrozenModel):
     request: PlacementRequest
     plan: Placed
     position: StatePosition
+    used_before: dict[DeviceKey, Bytes] = {}
+    """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
+    deployment_id: DeploymentId | None = None
+    """Whose replica it is."""
+    grant: Grant | None = None
+    """What the access token that came with the command permits."""
     asked: Asked | None = None
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
+ChangeCause = Literal[
+    "device_lost",
+    "drained",
+    "throttling",
+    "memory_taken",
+    "shard_failed",
+    "preempted",
+    "capacity",
+    "moved",
+    "rebalanced",
+    "scaled",
+    "no_room",
+    "overcommitted",
+]
+"""Why a placer moved an instance, or took it from its devices.
+
+``capacity``: it was pending and there is room now. ``moved``, ``rebalanced``, ``scaled``: a command asked for it.
+``no_room``: it was asked for, and does not fit. ``overcommitted``: its devices were promised more than they have.
+"""
+
+
 class InstanceReplaced(FrozenModel):
-    """An instance got a new plan in place of its old one."""
+    """An instance got a new plan in place of its old one, or its first one if it was pending."""
 
     TYPE: ClassVar[str] = "InstanceReplaced"
     VERSION: ClassVar[int] = 1
@@ -199,9 +227,39 @@ class InstanceReplaced(FrozenModel):
     command_id: CommandId | None = None
     plan: Placed
     reason: str
+    """One sentence for a person, with names and numbers."""
     position: StatePosition
+    cause: ChangeCause | None = None
+    """``None`` in events from before this was kept."""
+    used_before: dict[DeviceKey, Bytes] = {}
+    """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
     asked: Asked | None = None
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
+
+
+class InstancePending(FrozenModel):
+    """An instance is wanted and has no place: it holds no memory, and is placed when there is room."""
+
+    TYPE: ClassVar[str] = "InstancePending"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    command_id: CommandId | None = None
+    reason: str
+    """One sentence for a person, with names and numbers."""
+    cause: ChangeCause
+    result: Refused
+    """Why there is no place for it now."""
+    position: StatePosition
+    gave_way_to: InstanceId | None = None
+    """The instance of a higher priority that has its memory now."""
+    model: ModelProfile | None = None
+    """With ``request``: of an instance that is new. ``None``: it was there before."""
+    request: PlacementRequest | None = None
+    deployment_id: DeploymentId | None = None
+    grant: Grant | None = None
+    asked: Asked | None = None
+    """Who sent the command; ``None`` if no command was sent."""
 
 
 class InstanceDeleted(FrozenModel):
@@ -261,7 +319,107 @@ class PlacementPreviewed(FrozenModel):
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
 
-CommandRejectionCode = Literal["unknown_instance", "unsupported_command", "expired"]
+class Cordoned(FrozenModel):
+    """Nothing new goes to a node or device; under a drain, what is there moves away."""
+
+    TYPE: ClassVar[str] = "Cordoned"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    device_id: DeviceId | None = None
+    """``None``: the whole node."""
+    drain: bool = False
+    reason: str | None = None
+    command_id: CommandId | None = None
+    asked: Asked | None = None
+
+
+class Uncordoned(FrozenModel):
+    """A node or device takes instances again. A whole node: all cordons of its devices are gone too."""
+
+    TYPE: ClassVar[str] = "Uncordoned"
+    VERSION: ClassVar[int] = 1
+
+    node_id: NodeId
+    device_id: DeviceId | None = None
+    reason: str | None = None
+    command_id: CommandId | None = None
+    asked: Asked | None = None
+
+
+class DeploymentScaled(FrozenModel):
+    """So many replicas of a model are wanted from now on. Their own events follow."""
+
+    TYPE: ClassVar[str] = "DeploymentScaled"
+    VERSION: ClassVar[int] = 1
+
+    deployment_id: DeploymentId
+    replicas: Annotated[int, Field(ge=0)]
+    model: ModelProfile
+    request: PlacementRequest
+    """For each replica."""
+    spread_by: str | None = None
+    """The label that names a node's failure domain; ``None``: each node is one."""
+    grant: Grant | None = None
+    reason: str | None = None
+    command_id: CommandId
+    asked: Asked | None = None
+
+
+class FleetRebalanced(FrozenModel):
+    """All instances were planned anew, and these were moved; their own events came just before."""
+
+    TYPE: ClassVar[str] = "FleetRebalanced"
+    VERSION: ClassVar[int] = 1
+
+    moved: dict[InstanceId, float]
+    """Each with its gain: how much better its objective is, relative to before."""
+    threshold: float
+    """What a gain had to exceed."""
+    position: StatePosition
+    command_id: CommandId
+    asked: Asked | None = None
+
+
+ShardState = Literal["loading", "ready", "failed", "stopped"]
+
+
+class ShardReported(FrozenModel):
+    """What a runtime says of the shard that it runs, told by the agent of its node."""
+
+    TYPE: ClassVar[str] = "ShardReported"
+    VERSION: ClassVar[int] = 1
+
+    instance_id: InstanceId
+    node_id: NodeId
+    device_id: DeviceId
+    state: ShardState
+    start_layer: Annotated[int, Field(ge=0)] | None = None
+    end_layer: Annotated[int, Field(ge=1)] | None = None
+    """One past the last layer. ``None``: the runtime does not say."""
+    memory_used_bytes: Bytes | None = None
+    """What the runtime takes on the device for this shard, now."""
+    message: str | None = None
+    """What went wrong, or how far it is."""
+    occurred_at: UtcDatetime
+    """By the node's clock, as its readings' ``last_update`` are."""
+
+
+CommandRejectionCode = Literal[
+    "unknown_instance",
+    "unsupported_command",
+    "expired",
+    "unknown_target",
+    "unknown_model",
+    "nothing_to_do",
+    "no_place",
+    "conflict",
+    "access_required",
+    "access_invalid",
+    "access_expired",
+    "access_denied",
+    "quota_exceeded",
+]
 
 
 class CommandRejected(FrozenModel):
@@ -274,6 +432,8 @@ class CommandRejected(FrozenModel):
     command_type: str
     code: CommandRejectionCode
     message: str
+    result: Refused | None = None
+    """Why there is no plan, where one was looked for."""
     asked: Asked | None = None
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
@@ -325,10 +485,29 @@ FleetEvent = (
     | InstanceReplaced
     | InstanceDeleted
     | InstanceLost
+    | InstancePending
     | PlacementRejected
     | PlacementPreviewed
     | CommandRejected
+    | Cordoned
+    | Uncordoned
+    | DeploymentScaled
+    | FleetRebalanced
+    | ShardReported
 )
 Event = TelemetryEvent | FleetEvent
-Answer = InstancePlaced | InstanceDeleted | PlacementRejected | PlacementPreviewed | CommandRejected | ModelRegistered
+Answer = (
+    InstancePlaced
+    | InstanceReplaced
+    | InstancePending
+    | InstanceDeleted
+    | PlacementRejected
+    | PlacementPreviewed
+    | CommandRejected
+    | ModelRegistered
+    | Cordoned
+    | Uncordoned
+    | DeploymentScaled
+    | FleetRebalanced
+)
 """What a placer answers a command with."""

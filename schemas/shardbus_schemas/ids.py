@@ -43,6 +43,12 @@ class InstanceId(Identifier):
     __slots__ = ()
 
 
+class DeploymentId(Identifier):
+    """A number of replicas of one model, wanted together."""
+
+    __slots__ = ()
+
+
 class BootId(Identifier):
     """One life of one agent process; ticks are counted within it."""
 

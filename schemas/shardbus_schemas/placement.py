@@ -14,6 +14,13 @@ PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
 TokenCount = Annotated[int, Field(ge=0, le=100_000_000)]
 
 
+Priority = Annotated[int, Field(ge=-1000, le=1000)]
+"""What gives way to what: the lower to the higher."""
+
+AccessToken = Annotated[Annotated[str, Field(max_length=8192)] | None, Field(repr=False)]
+"""Who asks, signed. It travels with the command alone: no event repeats it, and no log prints it."""
+
+
 class PlacementRequest(FrozenModel):
     """Which model to place and under what conditions. Only ``model_id`` (or ``model``) must be given.
 
@@ -57,8 +64,11 @@ class PlacementRequest(FrozenModel):
     """Wall time the placer may take to find a plan."""
     command_id: CommandId | None = None
     """Chosen by the sender; the same id twice is one command. ``None``: the stream sequence stands in."""
-    access_token: Annotated[str, Field(max_length=8192)] | None = Field(default=None, repr=False)
-    """Who asks. It travels with the command alone: no event repeats it, and no log prints it."""
+    access_token: AccessToken = None
+    priority: Priority = 0
+    """Where not all fits, instances of a lower priority give way to this one."""
+    wait_for_capacity: bool = False
+    """If it does not fit now, keep it wanted: it waits as pending, and is placed when there is room."""
     dry_run: bool = False
     """Answer, but place nothing."""
 
@@ -233,7 +243,13 @@ RefusalCode = Literal[
     "unsupported_access_token",
     "deadline_without_answer",
     "conflict",
+    "access_required",
+    "access_invalid",
+    "access_expired",
+    "access_denied",
+    "quota_exceeded",
 ]
+"""``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
 
 
 RemedyKind = Literal[

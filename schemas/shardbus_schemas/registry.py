@@ -27,8 +27,13 @@ _COMMAND_BY_VERB: Final[Mapping[str, str]] = {
     "place": commands.Place.TYPE,
     "delete": commands.Delete.TYPE,
     "model": commands.RegisterModel.TYPE,
+    "cordon": commands.Cordon.TYPE,
     "drain": commands.Drain.TYPE,
+    "uncordon": commands.Uncordon.TYPE,
+    "move": commands.Replan.TYPE,
     "replan": commands.Replan.TYPE,
+    "rebalance": commands.Rebalance.TYPE,
+    "scale": commands.Scale.TYPE,
 }
 
 
@@ -94,11 +99,23 @@ def subject_of(message: FrozenModel) -> str:
             return subjects.event("node", message.node_id)
         case events.ModelRegistered():
             return subjects.event("model", message.profile.model_id)
-        case events.InstancePlaced() | events.InstanceReplaced() | events.InstanceDeleted() | events.InstanceLost():
+        case (
+            events.InstancePlaced()
+            | events.InstanceReplaced()
+            | events.InstancePending()
+            | events.InstanceDeleted()
+            | events.InstanceLost()
+        ):
             return subjects.event("instance", message.instance_id)
+        case events.Cordoned() | events.Uncordoned():
+            return subjects.event("cordon", message.node_id)
+        case events.DeploymentScaled():
+            return subjects.event("deployment", message.deployment_id)
+        case events.ShardReported():
+            return subjects.event("shard", message.instance_id)
         case events.PlacementRejected():
             return subjects.event("refusal", message.command_id)
-        case events.CommandRejected() | events.PlacementPreviewed():
+        case events.CommandRejected() | events.PlacementPreviewed() | events.FleetRebalanced():
             return subjects.event("command", message.command_id)
         case events.DeadLettered() | events.DeadLetterRetried():
             return subjects.dead(message.stream)
@@ -110,8 +127,16 @@ def subject_of(message: FrozenModel) -> str:
             return subjects.command("model")
         case commands.Drain():
             return subjects.command("drain")
+        case commands.Cordon():
+            return subjects.command("cordon")
+        case commands.Uncordon():
+            return subjects.command("uncordon")
         case commands.Replan():
-            return subjects.command("replan")
+            return subjects.command("move")
+        case commands.Rebalance():
+            return subjects.command("rebalance")
+        case commands.Scale():
+            return subjects.command("scale")
         case _:
             raise TypeError(f"{type(message).__name__} is not published")
 

@@ -3,22 +3,26 @@
 ``shardbus.v1.telemetry.<node>``, ``shardbus.v1.link.<from>.<to>``, ``shardbus.v1.event.<kind>.<id>``,
 ``shardbus.v1.command.<verb>``, ``shardbus.v1.dead.<stream>``, ``shardbus.v1.snapshot.manifest`` and
 ``shardbus.v1.snapshot.chunk.<snapshot>`` (which hold no message of the catalogue); no stream keeps
-``shardbus.v1.agent.<node>``,
+``shardbus.v1.agent.<node>``, ``shardbus.v1.ask.<verb>``,
 ``shardbus.v1.peers`` and ``shardbus.v1.peers.<node>``. An id is one token: characters that NATS
 reserves are percent-encoded, so a model named ``llama-3.1-8b`` becomes ``llama-3%2E1-8b``.
 """
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, cast, get_args
 from urllib.parse import unquote
 
 from shardbus_schemas.ids import NodeId
 
 PREFIX = "shardbus.v1"
 
-EventKind = Literal["node", "model", "instance", "refusal", "command"]
-CommandVerb = Literal["place", "delete", "model", "drain", "replan"]
+EventKind = Literal["node", "model", "instance", "refusal", "command", "cordon", "deployment", "shard"]
+CommandVerb = Literal["place", "delete", "model", "cordon", "drain", "uncordon", "move", "replan", "rebalance", "scale"]
+"""``replan`` is the older name of ``move``."""
+
+_EVENT_KINDS: Final = get_args(EventKind)
+_COMMAND_VERBS: Final = get_args(CommandVerb)
 
 TELEMETRY_ALL = f"{PREFIX}.telemetry.*"
 LINKS_ALL = f"{PREFIX}.link.*.*"
@@ -30,6 +34,7 @@ SNAPSHOT_MANIFEST = f"{PREFIX}.snapshot.manifest"
 """Where the event store says that a snapshot is whole, and what it is of."""
 PEERS = f"{PREFIX}.peers"
 """Where agents that measure links tell one another where they are. No stream keeps it."""
+ASK_ALL = f"{PREFIX}.ask.*"
 INSTANCES_ALL = f"{PREFIX}.event.instance.*"
 """The decisions' ledger: the placer appends to it with the expected last sequence of all of it."""
 
@@ -85,6 +90,11 @@ def any_event(kind: EventKind) -> str:
 def command(verb: CommandVerb) -> str:
     """Return where commands of one verb go."""
     return f"{PREFIX}.command.{verb}"
+
+
+def ask(verb: CommandVerb) -> str:
+    """Return where a command is put as a request whose reply is its answer. No stream keeps it."""
+    return f"{PREFIX}.ask.{verb}"
 
 
 def dead(stream: str) -> str:
@@ -150,10 +160,10 @@ def parse(subject: str) -> Subject:
             return TelemetrySubject(NodeId(node))
         case ["link"], [from_node, to_node]:
             return LinkSubject(NodeId(from_node), NodeId(to_node))
-        case ["event"], [("node" | "model" | "instance" | "refusal" | "command") as kind, name]:
-            return EventSubject(kind, name)
-        case ["command"], [("place" | "delete" | "model" | "drain" | "replan") as verb]:
-            return CommandSubject(verb)
+        case ["event"], [kind, name] if kind in _EVENT_KINDS:
+            return EventSubject(cast("EventKind", kind), name)
+        case ["command"], [verb] if verb in _COMMAND_VERBS:
+            return CommandSubject(cast("CommandVerb", verb))
         case ["dead"], [stream]:
             return DeadSubject(stream)
         case _:
