@@ -86,9 +86,8 @@ def activity_of(state: FleetState, at: datetime, utilization: Mapping[DeviceKey,
 def _instances_by_device(state: FleetState) -> dict[DeviceKey, list[InstanceId]]:
     running: dict[DeviceKey, list[InstanceId]] = {}
     for name, instance in sorted(state.instances.items()):
-        if instance.status == "placed":
-            for key in instance.plan.memory_by_device:
-                running.setdefault(key, []).append(name)
+        for key in instance.promised:
+            running.setdefault(key, []).append(name)
     return running
 
 

@@ -18,7 +18,7 @@ from shardbus_eventstore.read_model.tables import VERSION, CheckpointRow
 
 TABLES_OF: Final = {
     TELEMETRY: ("device_states", "device_history", "node_heard", "links"),
-    FLEET: ("nodes", "devices", "models", "instances", "shards", "decisions", "refusals"),
+    FLEET: ("nodes", "devices", "models", "instances", "shards", "cordons", "deployments", "decisions", "refusals"),
     DEAD: ("dead_letters", "retried_letters"),
 }
 """Which tables a stream's projection alone writes."""

@@ -169,16 +169,21 @@ def _instances(before: FleetState, after: FleetState) -> Iterator[Difference]:
                 kind="instance",
                 name=name,
                 change=change,
-                before=None if old is None or was != "placed" else layout(old.plan),
-                after=layout(new.plan) if new is not None and now == "placed" else reason,
+                before=_place_of(old),
+                after=_place_of(new) or reason,
             )
-        elif old is not None and new is not None and now == "placed" and layout(old.plan) != layout(new.plan):
-            yield Difference(
-                kind="instance", name=name, change="moved", before=layout(old.plan), after=layout(new.plan)
-            )
+        elif now == "placed" and _place_of(old) != _place_of(new):
+            yield Difference(kind="instance", name=name, change="moved", before=_place_of(old), after=_place_of(new))
 
 
-def _status_of(instance: InstanceRecord | None) -> Literal["placed", "lost", "gone"]:
+def _place_of(instance: InstanceRecord | None) -> str | None:
+    """Return where an instance is; ``None`` if it has no place."""
+    if instance is None or instance.status != "placed" or instance.plan is None:
+        return None
+    return layout(instance.plan)
+
+
+def _status_of(instance: InstanceRecord | None) -> Literal["placed", "pending", "lost", "gone"]:
     """Return what became of it. One that was deleted before a snapshot is not in the state at all."""
     return "gone" if instance is None or instance.status == "deleted" else instance.status
 

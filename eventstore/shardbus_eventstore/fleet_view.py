@@ -1,28 +1,36 @@
 """The planner's view of a state: registered devices with their readings, their status, and what is promised on them."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.fleet import DeviceStatus, Fleet, FleetDevice, FleetLink, FleetNode
-from shardbus_schemas.ids import DeviceKey, NodeId
+from shardbus_schemas.ids import DeviceKey, InstanceId, NodeId
 
-from shardbus_eventstore.state import DeviceRecord, DeviceStateRecord, FleetState, NodeHeard, NodeRecord
+from shardbus_eventstore.reservations import claims_of
+from shardbus_eventstore.state import CordonRecord, DeviceRecord, DeviceStateRecord, FleetState, NodeHeard, NodeRecord
 
 HEARTBEATS_UNTIL_STALE = 3
 """How many heartbeats may be missed: one is a hiccup, three are silence."""
 
 
-def fleet_of(state: FleetState, now: datetime) -> Fleet:
+def fleet_of(
+    state: FleetState,
+    now: datetime,
+    *,
+    without: Collection[InstanceId] = (),
+    at_home: Collection[DeviceKey] = (),
+) -> Fleet:
     """Return the fleet as of ``now``: every node that ever joined, its registered devices, and the links between them.
 
     Readings of a device that was never registered are left out, and so is a device of a node that never joined.
-    ``memory_reserved_bytes`` is all that placed instances were promised on a device, until they are deleted or
-    lost: readings cannot tell whose memory is used, so a promise is counted in full even once it is taken up. That
-    may refuse what would fit; it never overcommits.
+    ``memory_reserved_bytes`` is what placed instances were promised and readings do not show in use yet (see
+    ``reservations``). Instances in ``without`` are taken away: neither their promises nor the memory that is known to
+    be theirs count. A device ``at_home`` is not shown as cordoned unless it is drained: who is there already may stay.
     """
     devices_by_node: dict[NodeId, list[FleetDevice]] = defaultdict(list)
-    reserved = reserved_bytes(state)
+    claims = claims_of(state)
     for key in sorted(state.devices):
         device = state.devices[key]
         node = state.nodes.get(device.node_id)
@@ -30,7 +38,13 @@ def fleet_of(state: FleetState, now: datetime) -> Fleet:
             reading = state.device_states.get(key)
             heard = state.node_heard.get(device.node_id)
             status = status_of(node, device, heard, reading, now)
-            devices_by_node[device.node_id].append(_device(device, reading, status, reserved.get(key, 0)))
+            cordon = cordon_of(state, key)
+            if status == "ok" and cordon is not None and (cordon.drain or key not in at_home):
+                status = "cordoned"
+            mine = claims.get(key, ())
+            reserved = sum(claim.reserved for claim in mine if claim.instance_id not in without)
+            freed = sum(claim.used for claim in mine if claim.instance_id in without)
+            devices_by_node[device.node_id].append(_device(device, reading, status, reserved, freed))
     return Fleet(
         nodes=tuple(
             FleetNode(
@@ -58,14 +72,11 @@ def fleet_of(state: FleetState, now: datetime) -> Fleet:
     )
 
 
-def reserved_bytes(state: FleetState) -> dict[DeviceKey, int]:
-    """Return what placed instances were promised, per device."""
-    reserved: dict[DeviceKey, int] = defaultdict(int)
-    for instance in state.instances.values():
-        if instance.status == "placed":
-            for device, count in instance.plan.memory_by_device.items():
-                reserved[device] += count
-    return reserved
+def cordon_of(state: FleetState, key: DeviceKey) -> CordonRecord | None:
+    """Return the cordon that holds for a device, its own or its node's; of two, the one that drains."""
+    own, node = (state.cordons.get(name) for name in (key, key.node_id))
+    held = [cordon for cordon in (own, node) if cordon is not None and cordon.lifted_at is None]
+    return max(held, key=lambda cordon: cordon.drain, default=None)
 
 
 def status_of(
@@ -91,16 +102,19 @@ _LONGEST_SECONDS = 86400.0 * 365
 """Keeps an absurd heartbeat within what a date can hold."""
 
 
-def _device(device: DeviceRecord, record: DeviceStateRecord | None, status: DeviceStatus, reserved: int) -> FleetDevice:
+def _device(
+    device: DeviceRecord, record: DeviceStateRecord | None, status: DeviceStatus, reserved: int, freed: int
+) -> FleetDevice:
     facts = dict(device.facts)
     if record is None:
         return FleetDevice(**facts, memory_reserved_bytes=reserved, status=status)
     reading = record.reading
     if device.facts.memory_total_bytes is None:
         facts["memory_total_bytes"] = reading.memory_total_bytes
+    used = reading.memory_used_bytes
     return FleetDevice(
         **facts,
-        memory_used_bytes=reading.memory_used_bytes,
+        memory_used_bytes=None if used is None else used - freed,
         memory_reserved_bytes=reserved,
         compute_utilization_percent=reading.compute_utilization_percent,
         thermal_temperature_c=reading.thermal_temperature_c,

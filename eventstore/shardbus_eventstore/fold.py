@@ -10,16 +10,20 @@ from typing import Final, Generic, Protocol, TypeVar, assert_never
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
 from shardbus_schemas.events import (
     CommandRejected,
+    Cordoned,
     DeadLettered,
     DeadLetterRetried,
+    DeploymentScaled,
     DeviceFaulted,
     DeviceGPUStateUpdated,
     DeviceLost,
     DeviceRegistered,
     FleetEvent,
+    FleetRebalanced,
     GPUBandwidthMeasured,
     InstanceDeleted,
     InstanceLost,
+    InstancePending,
     InstancePlaced,
     InstanceReplaced,
     ModelRegistered,
@@ -27,22 +31,25 @@ from shardbus_schemas.events import (
     NodeLeft,
     PlacementPreviewed,
     PlacementRejected,
+    ShardReported,
     TelemetryEvent,
+    Uncordoned,
 )
-from shardbus_schemas.ids import BootId, CommandId, DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.ids import BootId, CommandId, DeploymentId, DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
-from shardbus_schemas.placement import PlacementRequest
 from shardbus_schemas.registry import Received
 
+from shardbus_eventstore import instance_fold
 from shardbus_eventstore.state import (
+    CordonRecord,
     DeadLetterKey,
     DeadLetterRecord,
     Decision,
     DecisionEvent,
+    DeploymentRecord,
     DeviceRecord,
     DeviceStateRecord,
     FleetState,
-    InstanceRecord,
     LinkKey,
     LinkRecord,
     ModelRecord,
@@ -72,6 +79,8 @@ class Changes:
     devices: AbstractSet[DeviceKey]
     models: AbstractSet[ModelId]
     instances: AbstractSet[InstanceId]
+    cordons: AbstractSet[str]
+    deployments: AbstractSet[DeploymentId]
     decisions: tuple[Decision, ...]
     """The first answers to commands, whole: the state keeps only where each is."""
     dead_letters: AbstractSet[DeadLetterKey]
@@ -151,6 +160,9 @@ class _Table(Generic[KeyT, ValueT]):
     def get(self, key: KeyT) -> ValueT | None:
         return (self._base if self._own is None else self._own).get(key)
 
+    def items(self) -> Iterable[tuple[KeyT, ValueT]]:
+        return self.result().items()
+
     def put(self, key: KeyT, value: ValueT) -> None:
         if self._own is None:
             self._own = dict(self._base)
@@ -172,6 +184,8 @@ class _Draft:
         self.devices = _Table(state.devices)
         self.models = _Table(state.models)
         self.instances = _Table(state.instances)
+        self.cordons = _Table(state.cordons)
+        self.deployments = _Table(state.deployments)
         self.decisions = _Table(state.decisions)
         self.dead_letters = _Table(state.dead_letters)
         self.retried_letters = _Table(state.retried_letters)
@@ -206,6 +220,8 @@ class _Draft:
             devices=self.devices.result(),
             models=self.models.result(),
             instances=self.instances.result(),
+            cordons=self.cordons.result(),
+            deployments=self.deployments.result(),
             decisions=self.decisions.result(),
             dead_letters=self.dead_letters.result(),
             retried_letters=self.retried_letters.result(),
@@ -222,6 +238,8 @@ class _Draft:
             devices=self.devices.touched,
             models=self.models.touched,
             instances=self.instances.touched,
+            cordons=self.cordons.touched,
+            deployments=self.deployments.touched,
             decisions=tuple(self.decided),
             dead_letters=self.dead_letters.touched,
             retried_letters=self.retried_letters.touched,
@@ -270,15 +288,25 @@ class _Draft:
                 return True
             case InstancePlaced():
                 return self._place(event, received)
+            case InstancePending():
+                return self._wait(event, received)
             case InstanceReplaced() | InstanceDeleted() | InstanceLost():
                 return self._change_instance(event, received)
+            case ShardReported():
+                return self._report(event, received)
             case PlacementRejected() | PlacementPreviewed():
-                without_token = event.model_copy(update={"request": _without_token(event.request)})
-                self._decide(event.command_id, without_token, received)
+                kept = event.model_copy(update={"request": instance_fold.without_token(event.request)})
+                self._decide(event.command_id, kept, received)
                 return True
-            case CommandRejected():
+            case CommandRejected() | FleetRebalanced():
                 self._decide(event.command_id, event, received)
                 return True
+            case Cordoned():
+                return self._cordon(event, received)
+            case Uncordoned():
+                return self._uncordon(event, received)
+            case DeploymentScaled():
+                return self._scale(event, received)
             case _:
                 assert_never(event)
 
@@ -325,47 +353,84 @@ class _Draft:
         return True
 
     def _place(self, event: InstancePlaced, received: Received[FrozenModel]) -> bool:
-        event = event.model_copy(update={"request": _without_token(event.request)})
+        event = event.model_copy(update={"request": instance_fold.without_token(event.request)})
         self._decide(event.command_id, event, received)
         old = self.instances.get(event.instance_id)
-        if old is not None and old.status != "deleted":
+        if old is not None and old.is_wanted:
             return False  # the same placement, published again
-        self.instances.put(
-            event.instance_id,
-            InstanceRecord(
-                instance_id=event.instance_id,
-                command_id=event.command_id,
-                model=event.model,
-                request=event.request,
-                plan=event.plan,
-                status="placed",
-                created_at=received.recorded_at,
-                created_sequence=received.sequence,
-                updated_at=received.recorded_at,
-                updated_sequence=received.sequence,
-            ),
-        )
+        self.instances.put(event.instance_id, instance_fold.placed(event, received))
+        return True
+
+    def _wait(self, event: InstancePending, received: Received[FrozenModel]) -> bool:
+        if event.request is not None:
+            event = event.model_copy(update={"request": instance_fold.without_token(event.request)})
+        old = self.instances.get(event.instance_id)
+        if old is not None and old.is_wanted:
+            return self._change_instance(event, received)
+        self._decide(event.command_id, event, received)
+        new = instance_fold.pending(event, received)
+        if new is None:
+            return False
+        self.instances.put(event.instance_id, new)
         return True
 
     def _change_instance(
-        self, event: InstanceReplaced | InstanceDeleted | InstanceLost, received: Received[FrozenModel]
+        self,
+        event: InstanceReplaced | InstancePending | InstanceDeleted | InstanceLost,
+        received: Received[FrozenModel],
     ) -> bool:
         if not isinstance(event, InstanceLost):
             self._decide(event.command_id, event, received)
         instance = self.instances.get(event.instance_id)
-        if instance is None or instance.status == "deleted":
+        if instance is None or not instance.is_wanted:
             return False
-        changed = replace(
-            instance, reason=event.reason, updated_at=received.recorded_at, updated_sequence=received.sequence
+        self.instances.put(event.instance_id, instance_fold.changed(instance, event, received))
+        return True
+
+    def _report(self, event: ShardReported, received: Received[FrozenModel]) -> bool:
+        instance = self.instances.get(event.instance_id)
+        if instance is None or not instance.is_wanted:
+            return False
+        self.instances.put(event.instance_id, instance_fold.reported(instance, event, received))
+        return True
+
+    def _cordon(self, event: Cordoned, received: Received[FrozenModel]) -> bool:
+        self._decide(event.command_id, event, received)
+        record = CordonRecord(
+            event.node_id, event.device_id, event.drain, event.reason, received.recorded_at, received.sequence
         )
-        match event:
-            case InstanceReplaced():
-                changed = replace(changed, plan=event.plan, status="placed")
-            case InstanceDeleted():
-                changed = replace(changed, status="deleted")
-            case InstanceLost():
-                changed = replace(changed, status="lost")
-        self.instances.put(event.instance_id, changed)
+        self.cordons.put(record.key, record)
+        return True
+
+    def _uncordon(self, event: Uncordoned, received: Received[FrozenModel]) -> bool:
+        """Lift the cordon of a device, or those of a node and all its devices."""
+        self._decide(event.command_id, event, received)
+        lifted = False
+        for name, record in list(self.cordons.items()):
+            meant = record.node_id == event.node_id and event.device_id in (None, record.device_id)
+            if meant and record.lifted_at is None:
+                gone = replace(record, lifted_at=received.recorded_at, sequence=received.sequence)
+                self.cordons.put(name, gone)
+                lifted = True
+        return lifted
+
+    def _scale(self, event: DeploymentScaled, received: Received[FrozenModel]) -> bool:
+        event = event.model_copy(update={"request": instance_fold.without_token(event.request)})
+        self._decide(event.command_id, event, received)
+        old = self.deployments.get(event.deployment_id)
+        record = DeploymentRecord(
+            deployment_id=event.deployment_id,
+            replicas=event.replicas,
+            model=event.model,
+            request=event.request,
+            spread_by=event.spread_by,
+            grant=event.grant,
+            command_id=event.command_id,
+            created_at=received.recorded_at if old is None else old.created_at,
+            updated_at=received.recorded_at,
+            sequence=received.sequence,
+        )
+        self.deployments.put(event.deployment_id, record)
         return True
 
     def _decide(self, command_id: CommandId | None, event: DecisionEvent, received: Received[FrozenModel]) -> None:
@@ -395,11 +460,6 @@ class _Draft:
         if self.dead_letters.get(record.key) is None:
             self.dead_letters.put(record.key, record)
         return True
-
-
-def _without_token(request: PlacementRequest) -> PlacementRequest:
-    """Return ``request`` without who asked: that is never stored."""
-    return request if request.access_token is None else request.model_copy(update={"access_token": None})
 
 
 _PROBED_FOR_SECONDS: Final = 86400.0

@@ -22,7 +22,7 @@ from shardbus_schemas.placement import StatePosition
 from shardbus_schemas.registry import UnreadableMessageError
 
 from shardbus_eventstore.intake import advance, take
-from shardbus_eventstore.state import FleetState, without_telemetry
+from shardbus_eventstore.state import FleetState, wanted_instances, without_telemetry
 
 PlacementDecision = InstancePlaced | PlacementPreviewed | PlacementRejected
 
@@ -239,11 +239,10 @@ class _Cursor:
 
     def _fold(self, batch: list[Stored]) -> None:
         state = advance(take(self._state, batch).state, self._stream, batch[-1].sequence)
-        gone = [name for name, instance in state.instances.items() if instance.status == "deleted"]
+        gone = [name for name, instance in state.instances.items() if not instance.is_wanted]
         if gone or state.decisions:
-            kept = {name: instance for name, instance in state.instances.items() if instance.status != "deleted"}
             # Neither has any part in a plan, and both only grow.
-            state = replace(state, decisions={}, instances=kept if gone else state.instances)
+            state = replace(state, decisions={}, instances=wanted_instances(state) if gone else state.instances)
         self._state = state
         self.recorded_at = batch[-1].recorded_at
 

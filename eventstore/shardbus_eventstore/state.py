@@ -9,37 +9,60 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
+from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import (
+    ChangeCause,
     CommandRejected,
+    Cordoned,
     DeadLettered,
     DeadLetterRetried,
+    DeploymentScaled,
     DeviceFaulted,
+    FleetRebalanced,
     GPUBandwidthMeasured,
     InstanceDeleted,
+    InstancePending,
     InstancePlaced,
     InstanceReplaced,
     ModelRegistered,
     NodeJoined,
     PlacementPreviewed,
     PlacementRejected,
+    ShardReported,
+    Uncordoned,
 )
-from shardbus_schemas.ids import BootId, CommandId, DeviceKey, EventId, InstanceId, ModelId, NodeId
+from shardbus_schemas.ids import (
+    BootId,
+    CommandId,
+    DeploymentId,
+    DeviceId,
+    DeviceKey,
+    EventId,
+    InstanceId,
+    ModelId,
+    NodeId,
+)
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused
 from shardbus_schemas.telemetry import DeviceGPUState
 
-InstanceStatus = Literal["placed", "lost", "deleted"]
-"""Only a ``placed`` instance holds its memory."""
+InstanceStatus = Literal["placed", "pending", "lost", "deleted"]
+"""Only a ``placed`` instance holds its memory. Pending and lost ones are wanted, and wait for a place."""
 
 DecisionEvent = (
     InstancePlaced
     | InstanceReplaced
+    | InstancePending
     | InstanceDeleted
     | PlacementRejected
     | PlacementPreviewed
     | CommandRejected
     | ModelRegistered
+    | Cordoned
+    | Uncordoned
+    | DeploymentScaled
+    | FleetRebalanced
 )
 """What answers a command."""
 
@@ -129,21 +152,108 @@ class ModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """What was in use on a device when an instance was promised memory there."""
+
+    used_bytes: int
+    decided_at: datetime
+    """When the stream recorded the decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """The last that a runtime said of an instance's shard on one device."""
+
+    report: ShardReported
+    recorded_at: datetime
+    since: datetime
+    """When it entered this state."""
+    began_at: datetime
+    """When it was told of first, by the node's clock; anew after it was stopped."""
+    failures: int = 0
+    """How often it failed on this device."""
+    failed_at: datetime | None = None
+    """When it failed last, as the stream recorded it."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """A model that was placed, with its plan now."""
+    """A model that is wanted, with its plan now."""
 
     instance_id: InstanceId
     command_id: CommandId
     model: ModelProfile
     request: PlacementRequest
-    plan: Placed
+    plan: Placed | None
+    """Of a pending instance the one before; ``None`` if it never had one."""
     status: InstanceStatus
     created_at: datetime
     created_sequence: int
     updated_at: datetime
+    """When it was placed, moved, lost or deleted last."""
     updated_sequence: int
+    sequence: int
+    """The last message that changed this record: also what a runtime said."""
     reason: str | None = None
-    """Why it was replaced, lost or deleted last."""
+    """Why it was moved, lost or deleted last, or why it is pending."""
+    cause: ChangeCause | None = None
+    refusal: Refused | None = None
+    """Of a pending one: why it had no place when that was looked at last."""
+    gave_way_to: InstanceId | None = None
+    deployment_id: DeploymentId | None = None
+    grant: Grant | None = None
+    baselines: Mapping[DeviceKey, Baseline] = field(default_factory=dict[DeviceKey, Baseline])
+    """By each of the plan's devices for which it is known."""
+    displaced_at: tuple[datetime, ...] = ()
+    """When it was taken off its devices against its will, the last few times."""
+    shards: Mapping[DeviceKey, ShardRecord] = field(default_factory=dict[DeviceKey, ShardRecord])
+    """What runtimes said, by device, also of devices that are not in the plan any more."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it was not deleted."""
+        return self.status != "deleted"
+
+    @property
+    def promised(self) -> Mapping[DeviceKey, int]:
+        """The bytes promised to it, by device: none unless it is placed."""
+        return self.plan.memory_by_device if self.status == "placed" and self.plan is not None else {}
+
+
+@dataclass(frozen=True, slots=True)
+class CordonRecord:
+    """A node or device that takes nothing new, or took nothing new before."""
+
+    node_id: NodeId
+    device_id: DeviceId | None
+    drain: bool
+    """Whether what is there has to leave."""
+    reason: str | None
+    at: datetime
+    sequence: int
+    lifted_at: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        """The node's or the device's name."""
+        return self.node_id if self.device_id is None else DeviceKey.of(self.node_id, self.device_id)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRecord:
+    """How many replicas of a model are wanted."""
+
+    deployment_id: DeploymentId
+    replicas: int
+    model: ModelProfile
+    request: PlacementRequest
+    spread_by: str | None
+    grant: Grant | None
+    command_id: CommandId
+    """Of the last command that changed it."""
+    created_at: datetime
+    updated_at: datetime
+    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +276,9 @@ class Decision:
     def instance_id(self) -> InstanceId | None:
         """The instance that the answer is about, if it is about one."""
         match self.event:
-            case InstancePlaced() | InstanceReplaced() | InstanceDeleted():
+            case InstancePlaced() | InstanceReplaced() | InstancePending() | InstanceDeleted():
                 return self.event.instance_id
-            case PlacementRejected() | PlacementPreviewed() | CommandRejected() | ModelRegistered():
+            case _:
                 return None
 
 
@@ -215,6 +325,9 @@ class FleetState:
     devices: Mapping[DeviceKey, DeviceRecord] = field(default_factory=dict[DeviceKey, DeviceRecord])
     models: Mapping[ModelId, ModelRecord] = field(default_factory=dict[ModelId, ModelRecord])
     instances: Mapping[InstanceId, InstanceRecord] = field(default_factory=dict[InstanceId, InstanceRecord])
+    cordons: Mapping[str, CordonRecord] = field(default_factory=dict[str, CordonRecord])
+    """By the name of the node or device."""
+    deployments: Mapping[DeploymentId, DeploymentRecord] = field(default_factory=dict[DeploymentId, DeploymentRecord])
     decisions: Mapping[CommandId, int] = field(default_factory=dict[CommandId, int])
     """Command to where its first answer is in ``FLEET``: no more, since there is an entry for every command ever."""
     # From DEAD.
@@ -232,8 +345,9 @@ class FleetState:
 def living_part(state: FleetState) -> FleetState:
     """Return what any later fold of ``TELEMETRY`` and ``FLEET``, and any later decision, depends on; no more.
 
-    Left out are deleted instances (to the fold and to the placer one is like one that never was), dead letters, and
-    what is only counted. Folding goes on from it as from ``state``: the living parts of both stay equal.
+    Left out are deleted instances and lifted cordons (to the fold and to the placer one is like one that never was),
+    dead letters, and what is only counted. Folding goes on from it as from ``state``: the living parts of both stay
+    equal.
     """
     return FleetState(
         device_states=state.device_states,
@@ -242,10 +356,22 @@ def living_part(state: FleetState) -> FleetState:
         nodes=state.nodes,
         devices=state.devices,
         models=state.models,
-        instances={name: record for name, record in state.instances.items() if record.status != "deleted"},
+        instances=wanted_instances(state),
+        cordons=active_cordons(state),
+        deployments=state.deployments,
         decisions=state.decisions,
         positions={stream: at for stream, at in state.positions.items() if stream in ("TELEMETRY", "FLEET")},
     )
+
+
+def wanted_instances(state: FleetState) -> dict[InstanceId, InstanceRecord]:
+    """Return the instances that were not deleted."""
+    return {name: record for name, record in state.instances.items() if record.is_wanted}
+
+
+def active_cordons(state: FleetState) -> dict[str, CordonRecord]:
+    """Return the cordons that were not lifted."""
+    return {name: record for name, record in state.cordons.items() if record.lifted_at is None}
 
 
 def without_telemetry(state: FleetState) -> FleetState:

@@ -113,7 +113,7 @@ CHANNELS: tuple[Channel, ...] = (
     Channel("cordonCommand", f"{PREFIX}.command.cordon", "COMMANDS", "Let nothing new go there.", (commands.Cordon,)),
     Channel("drain", f"{PREFIX}.command.drain", "COMMANDS", "Empty a node or device.", (commands.Drain,)),
     Channel("uncordon", f"{PREFIX}.command.uncordon", "COMMANDS", "Take back a cordon.", (commands.Uncordon,)),
-    Channel("move", f"{PREFIX}.command.move", "COMMANDS", "Plan an instance anew.", (commands.Replan,)),
+    Channel("move", f"{PREFIX}.command.move", "COMMANDS", "Plan an instance anew.", (commands.Move,)),
     Channel("replan", f"{PREFIX}.command.replan", "COMMANDS", "The older name of `move`.", (commands.Replan,)),
     Channel("rebalance", f"{PREFIX}.command.rebalance", "COMMANDS", "Plan all anew.", (commands.Rebalance,)),
     Channel("scale", f"{PREFIX}.command.scale", "COMMANDS", "Want so many replicas.", (commands.Scale,)),

@@ -80,15 +80,22 @@ class Uncordon(_Wish):
     """``None``: the whole node, and whatever of its devices was cordoned by itself."""
 
 
-class Replan(_Wish):
+class Move(_Wish):
     """Plan an instance anew on the fleet as it is now. Answered by ``InstanceReplaced`` or ``CommandRejected``."""
 
-    TYPE: ClassVar[str] = "Replan"
+    TYPE: ClassVar[str] = "Move"
     VERSION: ClassVar[int] = 1
 
     instance_id: InstanceId
     away_from: tuple[str, ...] = ()
     """Nodes (``attic``) or devices (``attic/cuda:0``) that it must leave."""
+
+
+class Replan(Move):
+    """The older name of ``Move``."""
+
+    TYPE: ClassVar[str] = "Replan"
+    VERSION: ClassVar[int] = 1
 
 
 class Rebalance(_Wish):
@@ -122,4 +129,4 @@ class Scale(PlacementRequest):
     reason: str | None = None
 
 
-Command = Place | Delete | RegisterModel | Cordon | Drain | Uncordon | Replan | Rebalance | Scale
+Command = Place | Delete | RegisterModel | Cordon | Drain | Uncordon | Move | Replan | Rebalance | Scale

@@ -188,6 +188,8 @@ class InstancePlaced(FrozenModel):
     position: StatePosition
     used_before: dict[DeviceKey, Bytes] = {}
     """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
+    gave_way: tuple[InstanceId, ...] = ()
+    """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
     deployment_id: DeploymentId | None = None
     """Whose replica it is."""
     grant: Grant | None = None
@@ -233,6 +235,8 @@ class InstanceReplaced(FrozenModel):
     """``None`` in events from before this was kept."""
     used_before: dict[DeviceKey, Bytes] = {}
     """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
+    gave_way: tuple[InstanceId, ...] = ()
+    """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
     asked: Asked | None = None
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 

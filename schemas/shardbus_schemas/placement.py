@@ -248,6 +248,7 @@ RefusalCode = Literal[
     "access_expired",
     "access_denied",
     "quota_exceeded",
+    "preempted",
 ]
 """``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
 

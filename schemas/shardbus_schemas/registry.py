@@ -30,7 +30,7 @@ _COMMAND_BY_VERB: Final[Mapping[str, str]] = {
     "cordon": commands.Cordon.TYPE,
     "drain": commands.Drain.TYPE,
     "uncordon": commands.Uncordon.TYPE,
-    "move": commands.Replan.TYPE,
+    "move": commands.Move.TYPE,
     "replan": commands.Replan.TYPE,
     "rebalance": commands.Rebalance.TYPE,
     "scale": commands.Scale.TYPE,
@@ -132,6 +132,8 @@ def subject_of(message: FrozenModel) -> str:
         case commands.Uncordon():
             return subjects.command("uncordon")
         case commands.Replan():
+            return subjects.command("replan")
+        case commands.Move():
             return subjects.command("move")
         case commands.Rebalance():
             return subjects.command("rebalance")

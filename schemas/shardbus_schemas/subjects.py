@@ -19,7 +19,6 @@ PREFIX = "shardbus.v1"
 
 EventKind = Literal["node", "model", "instance", "refusal", "command", "cordon", "deployment", "shard"]
 CommandVerb = Literal["place", "delete", "model", "cordon", "drain", "uncordon", "move", "replan", "rebalance", "scale"]
-"""``replan`` is the older name of ``move``."""
 
 _EVENT_KINDS: Final = get_args(EventKind)
 _COMMAND_VERBS: Final = get_args(CommandVerb)

@@ -101,7 +101,7 @@ def _explained(found: "Decision") -> tuple[Placed | Refused, PlacementRequest | 
     match found.event:
         case events.InstancePlaced() | events.PlacementPreviewed() as answer:
             return answer.plan, answer.request, answer.position
-        case events.PlacementRejected() as answer:
+        case events.PlacementRejected() | events.InstancePending() as answer:
             return answer.result, answer.request, answer.position
         case events.InstanceReplaced() as answer:
             return answer.plan, None, answer.position
@@ -111,6 +111,8 @@ def _explained(found: "Decision") -> tuple[Placed | Refused, PlacementRequest | 
             why = f"was refused: {message}"
         case events.ModelRegistered(profile=profile):
             why = f"registered the model {profile.model_id}"
+        case events.Cordoned() | events.Uncordoned() | events.DeploymentScaled() | events.FleetRebalanced() as answer:
+            why = f"was answered by {answer.TYPE}; `shardbus story` tells it"
     raise CommandError(f"the command {found.command_id} placed nothing that could be explained: it {why}")
 
 

@@ -10,7 +10,7 @@ from shardbus_schemas.placement import Placed
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 from shardbus_console.connection import open_read_model, settings_for
-from shardbus_console.exits import CommandError
+from shardbus_console.exits import CommandError, Exit
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import print_json, print_table, say
 from shardbus_console.placement_view import print_result
@@ -77,6 +77,7 @@ def instances(
     json: Json = False,
 ) -> None:
     """List the placed models, or show one with its plan."""
+    from shardbus_eventstore.differences import layout
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
@@ -84,7 +85,7 @@ def instances(
             _print_instance(instance_id, queries.instance(connection, instance_id), json=json)
             return
         found = queries.instances(connection, include_deleted=everything)
-    shown = [instance for instance in found if everything or instance.status == "placed"]
+    shown = [instance for instance in found if everything or instance.status != "deleted"]
     if json:
         print_json(shown)
         return
@@ -93,11 +94,8 @@ def instances(
             "instance": instance.instance_id,
             "status": instance.status,
             "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
-            "on": ", ".join(
-                f"{'+'.join(stage.devices)} [{stage.start_layer}-{stage.end_layer - 1}]"
-                for stage in instance.plan.stages
-            ),
-            "tokens/s": f"{instance.plan.predicted.tokens_per_second:.1f}",
+            "on": layout(instance.plan) if instance.status == "placed" and instance.plan else instance.reason or "",
+            "tokens/s": f"{instance.plan.predicted.tokens_per_second:.1f}" if instance.plan else "",
         }
         for instance in shown
     ]
@@ -111,6 +109,8 @@ def _print_instance(instance_id: str, found: "InstanceView | None", *, json: boo
         raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them")
     if json:
         print_json(found)
+    elif found.plan is None:
+        raise CommandError(f"{instance_id} is {found.status} and has no plan: {found.reason}", Exit.REFUSED)
     else:
         print_result(found.plan, heading=f"{instance_id} ({found.status})")
 

@@ -68,7 +68,7 @@ def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_tim
             {
                 "instance": instance.instance_id,
                 "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
-                "on": layout(instance.plan),
+                "on": "" if instance.plan is None else layout(instance.plan),
             }
             for instance in placed
         ]

@@ -9,8 +9,10 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Table, cast, func,
 
 from shardbus_eventstore.read_model.rows import (
     Row,
+    cordon_record,
     dead_letter_record,
     decision_record,
+    deployment_record,
     device_record,
     heard_record,
     instance_record,
@@ -21,7 +23,7 @@ from shardbus_eventstore.read_model.rows import (
     retried_letter_record,
 )
 from shardbus_eventstore.read_model.tables import TABLES, VERSION, CheckpointRow, DecisionRow
-from shardbus_eventstore.state import Decision, FleetState, living_part
+from shardbus_eventstore.state import Decision, FleetState, active_cordons, living_part, wanted_instances
 
 RecordT = TypeVar("RecordT")
 
@@ -32,6 +34,8 @@ def load_state(connection: Connection) -> FleetState:
         load_fleet_state(connection),
         models={record.profile.model_id: record for record in _read(connection, "models", model_record)},
         instances={record.instance_id: record for record in _read(connection, "instances", instance_record)},
+        cordons={record.key: record for record in _read(connection, "cordons", cordon_record)},
+        deployments={record.deployment_id: record for record in _read(connection, "deployments", deployment_record)},
         decisions=_decision_places(connection),
         dead_letters={record.key: record for record in _read(connection, "dead_letters", dead_letter_record)},
         retried_letters={record.key: record for record in _read(connection, "retried_letters", retried_letter_record)},
@@ -79,17 +83,20 @@ def load_fleet_state(connection: Connection) -> FleetState:
 
 
 def load_working_state(connection: Connection) -> FleetState:
-    """Return what the folds look at: nodes, devices, instances that are not deleted, and ticks. Not the rest.
+    """Return what the folds look at: nodes, devices, instances, cordons, deployments and ticks. Not the rest.
 
     Readings, links, models, decisions and dead letters are only ever written by a fold, so a projector need not
-    hold them. To a fold a deleted instance is like one that never was.
+    hold them. To a fold a deleted instance, or a lifted cordon, is like one that never was.
     """
     alive = TABLES["instances"].c.status != "deleted"
+    holding = TABLES["cordons"].c.lifted_at.is_(None)
     return FleetState(
         node_heard={record.node_id: record for record in _read(connection, "node_heard", heard_record)},
         nodes={record.joined.node_id: record for record in _read(connection, "nodes", node_record)},
         devices={record.key: record for record in _read(connection, "devices", device_record)},
         instances={record.instance_id: record for record in _read(connection, "instances", instance_record, alive)},
+        cordons={record.key: record for record in _read(connection, "cordons", cordon_record, holding)},
+        deployments={record.deployment_id: record for record in _read(connection, "deployments", deployment_record)},
     )
 
 
@@ -99,8 +106,14 @@ def working_part(state: FleetState, stream: str) -> FleetState:
         case "TELEMETRY":
             return FleetState(node_heard=state.node_heard, positions=state.positions)
         case "FLEET":
-            alive = {name: record for name, record in state.instances.items() if record.status != "deleted"}
-            return FleetState(nodes=state.nodes, devices=state.devices, instances=alive, positions=state.positions)
+            return FleetState(
+                nodes=state.nodes,
+                devices=state.devices,
+                instances=wanted_instances(state),
+                cordons=active_cordons(state),
+                deployments=state.deployments,
+                positions=state.positions,
+            )
         case _:
             return FleetState(positions=state.positions)
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Self, TypeVar
 
+from shardbus_schemas.events import ChangeCause
 from shardbus_schemas.fleet import Fleet, FleetDevice
-from shardbus_schemas.ids import DeviceKey, InstanceId, ModelId, NodeId
+from shardbus_schemas.ids import DeploymentId, DeviceKey, InstanceId, ModelId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
 
 from shardbus_eventstore.activity import Activity, Utilization, activity_of
@@ -26,8 +27,10 @@ from shardbus_eventstore.read_model.tables import (
     TABLES,
     VERSION,
     CheckpointRow,
+    CordonRow,
     DeadLetterRow,
     DecisionRow,
+    DeploymentRow,
     GapRow,
     InstanceRow,
     LinkRow,
@@ -88,23 +91,60 @@ class ShardView(FrozenModel):
     """One past the last layer."""
     memory_bytes: int
     seconds: float
+    state: str
+    """``wanted`` until a runtime says ``loading``, ``ready``, ``failed`` or ``stopped``."""
+    state_since: datetime | None
+    memory_used_bytes: int | None
+    """What its runtime takes, if it says so."""
+    message: str | None
+    failures: int
 
 
 class InstanceView(FrozenModel):
-    """A model that was placed, and where."""
+    """A model that is wanted, and where it is."""
 
     instance_id: InstanceId
     command_id: str
     model_id: ModelId
     status: InstanceStatus
-    strategy: str
+    strategy: str | None
     request: PlacementRequest
-    plan: Placed
+    plan: Placed | None
+    """Of a pending one the plan before, if there was one."""
     shards: tuple[ShardView, ...]
     """Empty unless it is placed."""
     created_at: datetime
     updated_at: datetime
     reason: str | None
+    cause: ChangeCause | None = None
+    refusal: Refused | None = None
+    """Why a pending one has no place."""
+    gave_way_to: InstanceId | None = None
+    deployment_id: DeploymentId | None = None
+    asked_by: str | None = None
+    """By the access token that came with the command."""
+
+
+class CordonView(FrozenModel):
+    """A node or device that takes nothing new."""
+
+    target: str
+    drain: bool
+    reason: str | None
+    at: datetime
+
+
+class DeploymentView(FrozenModel):
+    """How many replicas of a model are wanted, and how many are placed."""
+
+    deployment_id: DeploymentId
+    model_id: ModelId
+    replicas: int
+    placed: int
+    pending: int
+    spread_by: str | None
+    created_at: datetime
+    updated_at: datetime
 
 
 class DecisionName(FrozenModel):
@@ -245,6 +285,34 @@ def instances(connection: Connection, *, include_deleted: bool = False) -> Seque
 def instance(connection: Connection, instance_id: str) -> InstanceView | None:
     """Return one instance, or ``None`` if there never was one of this name."""
     return next(iter(_instances(connection, InstanceRow.instance_id == instance_id)), None)
+
+
+def cordons(connection: Connection) -> Sequence[CordonView]:
+    """Return what takes nothing new now, by name."""
+    query = select(CordonRow.__table__).where(CordonRow.lifted_at.is_(None)).order_by(CordonRow.target)
+    return _views(connection, CordonView, query)
+
+
+def deployments(connection: Connection) -> Sequence[DeploymentView]:
+    """Return the deployments by name, with how many of their replicas have a place."""
+    placed, pending = (
+        func.count().filter(InstanceRow.status.in_(statuses)) for statuses in (("placed",), ("pending", "lost"))
+    )
+    counted = (
+        select(InstanceRow.deployment_id, placed.label("placed"), pending.label("pending"))
+        .group_by(InstanceRow.deployment_id)
+        .subquery()
+    )
+    query = (
+        select(
+            DeploymentRow.__table__,
+            func.coalesce(counted.c.placed, 0).label("placed"),
+            func.coalesce(counted.c.pending, 0).label("pending"),
+        )
+        .outerjoin(counted, counted.c.deployment_id == DeploymentRow.deployment_id)
+        .order_by(DeploymentRow.deployment_id)
+    )
+    return _views(connection, DeploymentView, query)
 
 
 def decision(
@@ -400,13 +468,18 @@ def _instances(connection: Connection, *where: ColumnElement[bool]) -> Sequence[
             command_id=record.command_id,
             model_id=record.model.model_id,
             status=record.status,
-            strategy=record.plan.strategy,
+            strategy=record.plan.strategy if record.plan else None,
             request=record.request,
             plan=record.plan,
             shards=tuple(shards.get(record.instance_id, ())),
             created_at=record.created_at,
             updated_at=record.updated_at,
             reason=record.reason,
+            cause=record.cause,
+            refusal=record.refusal,
+            gave_way_to=record.gave_way_to,
+            deployment_id=record.deployment_id,
+            asked_by=record.grant.subject if record.grant else None,
         )
         for record in records
     ]

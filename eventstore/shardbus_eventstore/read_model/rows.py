@@ -3,11 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, cast
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
 
+from pydantic import TypeAdapter
 from shardbus_schemas import events
+from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
-from shardbus_schemas.ids import CommandId, EventId, InstanceId
+from shardbus_schemas.ids import CommandId, DeviceKey, EventId, InstanceId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
@@ -15,10 +18,13 @@ from shardbus_schemas.registry import MESSAGE_TYPES, encode
 from shardbus_schemas.telemetry import DeviceGPUState
 
 from shardbus_eventstore.state import (
+    Baseline,
+    CordonRecord,
     DeadLetterKey,
     DeadLetterRecord,
     Decision,
     DecisionEvent,
+    DeploymentRecord,
     DeviceRecord,
     DeviceStateRecord,
     InstanceRecord,
@@ -27,6 +33,7 @@ from shardbus_eventstore.state import (
     NodeHeard,
     NodeRecord,
     RetriedLetter,
+    ShardRecord,
 )
 
 Row = Mapping[str, Any]
@@ -232,15 +239,25 @@ def instance_row(record: InstanceRecord) -> Row:
         "command_id": record.command_id,
         "model_id": record.model.model_id,
         "status": record.status,
-        "strategy": record.plan.strategy,
+        "strategy": record.plan.strategy if record.plan else None,
         "model": _document(record.model),
         "request": _document(record.request),
-        "plan": _document(record.plan),
+        "plan": _maybe(record.plan),
         "created_at": record.created_at,
         "created_sequence": record.created_sequence,
         "updated_at": record.updated_at,
         "updated_sequence": record.updated_sequence,
         "reason": record.reason,
+        "cause": record.cause,
+        "refusal": _maybe(record.refusal),
+        "gave_way_to": record.gave_way_to,
+        "deployment_id": record.deployment_id,
+        "access_subject": record.grant.subject if record.grant else None,
+        "access_grant": _maybe(record.grant),
+        "baselines": _BASELINES.dump_python(dict(record.baselines), mode="json"),
+        "displaced_at": [moment.isoformat() for moment in record.displaced_at],
+        "reported": _SHARDS.dump_python(dict(record.shards), mode="json", exclude_defaults=True),
+        "sequence": record.sequence,
     }
 
 
@@ -251,22 +268,32 @@ def instance_record(row: Row) -> InstanceRecord:
         command_id=CommandId(row["command_id"]),
         model=_model(ModelProfile, row["model"]),
         request=_model(PlacementRequest, row["request"]),
-        plan=_model(Placed, row["plan"]),
+        plan=_maybe_model(Placed, row["plan"]),
         status=row["status"],
         created_at=row["created_at"],
         created_sequence=row["created_sequence"],
         updated_at=row["updated_at"],
         updated_sequence=row["updated_sequence"],
         reason=row["reason"],
+        cause=row["cause"],
+        refusal=_maybe_model(Refused, row["refusal"]),
+        gave_way_to=row["gave_way_to"],
+        deployment_id=row["deployment_id"],
+        grant=_maybe_model(Grant, row["access_grant"]),
+        baselines=_BASELINES.validate_json(json.dumps(row["baselines"])),
+        displaced_at=tuple(datetime.fromisoformat(moment) for moment in row["displaced_at"]),
+        shards=_SHARDS.validate_json(json.dumps(row["reported"])),
+        sequence=row["sequence"],
     )
 
 
 def shard_rows(record: InstanceRecord) -> Iterator[Row]:
-    """Return the rows of ``shards``; none once the instance is not placed any more."""
-    if record.status != "placed":
+    """Return the rows of ``shards``; none while the instance has no place."""
+    if record.status != "placed" or record.plan is None:
         return
     for index, stage in enumerate(record.plan.stages):
         for device in dict.fromkeys(stage.devices):  # a foreign plan may name a device twice
+            told = record.shards.get(device)
             yield {
                 "instance_id": record.instance_id,
                 "stage": index,
@@ -276,7 +303,64 @@ def shard_rows(record: InstanceRecord) -> Iterator[Row]:
                 "end_layer": stage.end_layer,
                 "memory_bytes": stage.memory_bytes.get(device, 0),
                 "seconds": stage.seconds,
+                "state": "wanted" if told is None else told.report.state,
+                "state_since": None if told is None else told.since,
+                "memory_used_bytes": None if told is None else told.report.memory_used_bytes,
+                "message": None if told is None else told.report.message,
+                "failures": 0 if told is None else told.failures,
             }
+
+
+def cordon_row(record: CordonRecord) -> Row:
+    """Return the row of ``cordons``."""
+    return {
+        "target": record.key,
+        "node_id": record.node_id,
+        "device_id": record.device_id,
+        "drain": record.drain,
+        "reason": record.reason,
+        "at": record.at,
+        "lifted_at": record.lifted_at,
+        "sequence": record.sequence,
+    }
+
+
+def cordon_record(row: Row) -> CordonRecord:
+    """Return the record that gave ``row``."""
+    return CordonRecord(**{name: value for name, value in row.items() if name != "target"})
+
+
+def deployment_row(record: DeploymentRecord) -> Row:
+    """Return the row of ``deployments``."""
+    return {
+        "deployment_id": record.deployment_id,
+        "replicas": record.replicas,
+        "model_id": record.model.model_id,
+        "model": _document(record.model),
+        "request": _document(record.request),
+        "spread_by": record.spread_by,
+        "access_grant": _maybe(record.grant),
+        "command_id": record.command_id,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "sequence": record.sequence,
+    }
+
+
+def deployment_record(row: Row) -> DeploymentRecord:
+    """Return the record that gave ``row``."""
+    return DeploymentRecord(
+        deployment_id=row["deployment_id"],
+        replicas=row["replicas"],
+        model=_model(ModelProfile, row["model"]),
+        request=_model(PlacementRequest, row["request"]),
+        spread_by=row["spread_by"],
+        grant=_maybe_model(Grant, row["access_grant"]),
+        command_id=CommandId(row["command_id"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        sequence=row["sequence"],
+    )
 
 
 def decision_row(record: Decision) -> Row:
@@ -288,11 +372,19 @@ def decision_row(record: Decision) -> Row:
     match event:
         case events.InstancePlaced(plan=result) | events.InstanceReplaced(plan=result):
             about |= {**_answer(result), **_position(event.position)}
-        case events.PlacementPreviewed(plan=result) | events.PlacementRejected(result=result):
+        case (
+            events.PlacementPreviewed(plan=result)
+            | events.PlacementRejected(result=result)
+            | events.InstancePending(result=result)
+        ):
             about |= {**_answer(result), **_position(event.position)}
         case events.ModelRegistered():
             about["model_id"] = event.profile.model_id
-        case events.InstanceDeleted() | events.CommandRejected():
+        case events.DeploymentScaled():
+            about["model_id"] = event.model.model_id
+        case events.FleetRebalanced():
+            about |= _position(event.position)
+        case events.InstanceDeleted() | events.CommandRejected() | events.Cordoned() | events.Uncordoned():
             pass
     return {
         "command_id": record.command_id,
@@ -408,8 +500,20 @@ def digest_of(key: DeadLetterKey) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+_BASELINES: Final = TypeAdapter(dict[DeviceKey, Baseline])
+_SHARDS: Final = TypeAdapter(dict[DeviceKey, ShardRecord])
+
+
 def _document(model: FrozenModel) -> Any:
     return json.loads(encode(model))
+
+
+def _maybe(model: FrozenModel | None) -> Any:
+    return None if model is None else _document(model)
+
+
+def _maybe_model(model: type[ModelT], document: Any) -> ModelT | None:
+    return None if document is None else _model(model, document)
 
 
 def _model(model: type[ModelT], document: Any) -> ModelT:

@@ -244,19 +244,31 @@ class InstanceRow(Base):
     command_id: Mapped[str]
     model_id: Mapped[str]
     status: Mapped[str]
-    strategy: Mapped[str]
+    strategy: Mapped[str | None]
     model: Mapped[Document]
     request: Mapped[Document]
-    plan: Mapped[Document]
+    plan: Mapped[Document | None]
     created_at: Mapped[datetime]
     created_sequence: Mapped[BigInt]
     updated_at: Mapped[datetime]
     updated_sequence: Mapped[BigInt]
     reason: Mapped[str | None]
+    cause: Mapped[str | None]
+    refusal: Mapped[Document | None]
+    gave_way_to: Mapped[str | None]
+    deployment_id: Mapped[str | None]
+    access_subject: Mapped[str | None]
+    """Who asked for it, by the access token; ``access_grant`` is what the token permits."""
+    access_grant: Mapped[Document | None]
+    baselines: Mapped[Document]
+    displaced_at: Mapped[Documents]
+    reported: Mapped[Document]
+    """What runtimes said, by device."""
+    sequence: Mapped[BigInt]
 
 
 class ShardRow(Base):
-    """One device's part of an instance, while it is placed (``FLEET``)."""
+    """One device's part of an instance, while it is placed, and what its runtime says of it (``FLEET``)."""
 
     __tablename__ = "shards"
     __table_args__ = (
@@ -272,6 +284,46 @@ class ShardRow(Base):
     end_layer: Mapped[BigInt]
     memory_bytes: Mapped[BigInt]
     seconds: Mapped[float]
+    state: Mapped[str]
+    """``wanted``: no runtime has said anything yet. Else ``loading``, ``ready``, ``failed`` or ``stopped``."""
+    state_since: Mapped[datetime | None]
+    memory_used_bytes: Mapped[BigInt | None]
+    message: Mapped[str | None]
+    failures: Mapped[BigInt]
+
+
+class CordonRow(Base):
+    """A node or device that takes nothing new, or took nothing new before (``FLEET``)."""
+
+    __tablename__ = "cordons"
+
+    target: Mapped[Key]
+    """The node's name, or ``node/device``."""
+    node_id: Mapped[str]
+    device_id: Mapped[str | None]
+    drain: Mapped[bool]
+    reason: Mapped[str | None]
+    at: Mapped[datetime]
+    lifted_at: Mapped[datetime | None]
+    sequence: Mapped[BigInt]
+
+
+class DeploymentRow(Base):
+    """How many replicas of a model are wanted (``FLEET``)."""
+
+    __tablename__ = "deployments"
+
+    deployment_id: Mapped[Key]
+    replicas: Mapped[BigInt]
+    model_id: Mapped[str]
+    model: Mapped[Document]
+    request: Mapped[Document]
+    spread_by: Mapped[str | None]
+    access_grant: Mapped[Document | None]
+    command_id: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    sequence: Mapped[BigInt]
 
 
 class DecisionRow(Base):

@@ -49,6 +49,8 @@ def changed_rows(stream: str, state: FleetState, changes: Changes) -> TableRows:
                 "models": [rows.model_row(state.models[model]) for model in changes.models],
                 "instances": [rows.instance_row(instance) for instance in instances],
                 "shards": [row for instance in instances for row in rows.shard_rows(instance)],
+                "cordons": [rows.cordon_row(state.cordons[target]) for target in changes.cordons],
+                "deployments": [rows.deployment_row(state.deployments[name]) for name in changes.deployments],
                 "decisions": [rows.decision_row(decision) for decision in changes.decisions],
                 "refusals": [row for decision in changes.decisions if (row := rows.refusal_row(decision))],
             }
@@ -171,7 +173,7 @@ def _action(table: str) -> str:
     names = [name for name, _, _ in _columns(table)]
     assignments = ", ".join(f"{name} = excluded.{name}" for name in names if name not in keys)
     # The guard makes a mistaken replay harmless: an older row never replaces a newer one.
-    order = next((name for name in ("updated_sequence", "sequence") if name in names), None)
+    order = "sequence" if "sequence" in names else None
     return f"UPDATE SET {assignments}" + (f" WHERE old.{order} <= excluded.{order}" if order else "")
 
 

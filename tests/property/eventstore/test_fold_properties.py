@@ -72,7 +72,17 @@ def test_a_projector_that_holds_only_what_the_fold_looks_at_sees_the_same_change
             full = take(full, piece).state
             taken = take(partial, piece)
             ignored += taken.state.ignored.get(stream, 0)
-            for name in ("device_states", "node_heard", "links", "nodes", "devices", "models", "instances"):
+            for name in (
+                "device_states",
+                "node_heard",
+                "links",
+                "nodes",
+                "devices",
+                "models",
+                "instances",
+                "cordons",
+                "deployments",
+            ):
                 records = getattr(taken.state, name)
                 written.setdefault(name, {}).update({key: records[key] for key in getattr(taken.changes, name)})
             # The tables where the first one stays.
@@ -108,6 +118,8 @@ def test_every_record_comes_back_from_its_row(streams: Streams) -> None:
         ("links", dict(state.links), rows.link_row, rows.link_record),
         ("models", dict(state.models), rows.model_row, rows.model_record),
         ("instances", dict(state.instances), rows.instance_row, rows.instance_record),
+        ("cordons", dict(state.cordons), rows.cordon_row, rows.cordon_record),
+        ("deployments", dict(state.deployments), rows.deployment_row, rows.deployment_record),
         ("decisions", dict(decisions), rows.decision_row, rows.decision_record),
         ("dead_letters", dict(state.dead_letters), rows.dead_letter_row, rows.dead_letter_record),
     ]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from shardbus_eventstore.live import LiveState, read_state
 from shardbus_eventstore.snapshot import store
-from shardbus_eventstore.snapshot.codec import SnapshotError, load
+from shardbus_eventstore.snapshot.codec import VERSION, SnapshotError, load
 from shardbus_eventstore.snapshot.manifest import Manifest, StreamMark, is_due, unreadable
 from shardbus_eventstore.snapshot.store import CHUNK_BYTES, newest_manifest, publish_snapshot, restore
 from shardbus_eventstore.state import living_part
@@ -158,7 +158,7 @@ async def _readable_by_now(bus: MemoryBus, manifest: Manifest) -> None:
     [
         (_tampered_chunk, "do not give the bytes"),
         (_lost_chunk, "its parts are gone"),
-        (_of_the_future, "it is of version 99; this program reads version 1"),
+        (_of_the_future, "it is of version 99; this program reads version 2"),
         (_nonsense, "cannot be read"),
         (_another_fleet, "it is of the one made 2020"),
         (_another_message, "it is of one recorded"),
@@ -303,7 +303,7 @@ def test_bytes_that_are_no_snapshot_are_refused() -> None:
 def test_types_that_are_still_unknown_do_no_harm() -> None:
     mark = StreamMark(created=datetime.now(UTC), sequence=1)
     manifest = Manifest(
-        version=1,
+        version=VERSION,
         id="a",
         taken_at=datetime.now(UTC),
         streams={FLEET: mark},

@@ -1,0 +1,101 @@
+"""Memory promised to instances, and how much of it telemetry shows as used already. Pure.
+
+A device's reading tells one number for everybody, so whose memory it is has to be worked out, and nothing may be
+counted twice: neither promised memory that is used already, nor used memory that was promised.
+
+- Where the instance's own runtime reports what it takes on the device, that is its part, as soon as the device was read
+  at or after the report (both by the node's clock).
+- Where none does, a rise of the reading above what it was when the instance was placed is the instance's, up to its
+  promise. Of several such instances the latest comes first: what rose since its decision, less what came later, is
+  its own. What a runtime began to report after that decision is taken off the rise.
+
+So a promise is counted in full until a reading shows it used, and never less than what is used. What cannot be told
+apart (another program's memory that grows right after a decision) is taken for the instance's; a runtime that reports
+is the remedy.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from shardbus_schemas.ids import DeviceKey, InstanceId
+
+from shardbus_eventstore.state import DeviceStateRecord, FleetState, InstanceRecord, ShardRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one instance was promised on one device, and what of it is used already."""
+
+    instance_id: InstanceId
+    promised: int
+    used: int
+    """Of the device's reading, what is this instance's."""
+
+    @property
+    def reserved(self) -> int:
+        """Promised and not seen in use yet."""
+        return max(0, self.promised - self.used)
+
+
+def claims_of(state: FleetState) -> Mapping[DeviceKey, Sequence[Claim]]:
+    """Return each device's claims: of placed instances, and of others that a runtime reports memory of."""
+    on_device: dict[DeviceKey, list[InstanceRecord]] = defaultdict(list)
+    for instance in state.instances.values():
+        if instance.is_wanted:
+            for key in {**instance.promised, **instance.shards}:
+                on_device[key].append(instance)
+    return {key: _claims(key, instances, state.device_states.get(key)) for key, instances in on_device.items()}
+
+
+def reserved_bytes(state: FleetState, *, without: Collection[InstanceId] = ()) -> dict[DeviceKey, int]:
+    """Return what was promised and is not seen in use yet, per device."""
+    return {
+        key: sum(claim.reserved for claim in claims if claim.instance_id not in without)
+        for key, claims in claims_of(state).items()
+    }
+
+
+def _claims(key: DeviceKey, instances: Sequence[InstanceRecord], record: DeviceStateRecord | None) -> Sequence[Claim]:
+    # The latest promise comes first; a name makes the order certain.
+    latest_first = sorted(instances, key=lambda one: (_decided_at(one, key), one.instance_id), reverse=True)
+    used = None if record is None else record.reading.memory_used_bytes
+    if record is None or used is None:
+        return [Claim(one.instance_id, one.promised.get(key, 0), 0) for one in latest_first]
+    said = {one.instance_id: _said(one.shards.get(key), record.reading.last_update) for one in latest_first}
+    left, later, claims = used, 0, list[Claim]()
+    for one in latest_first:
+        promised, own = one.promised.get(key, 0), said[one.instance_id]
+        baseline = one.baselines.get(key)
+        if own is not None:
+            mine = own
+        elif baseline is None:
+            mine = 0
+        else:
+            begun = sum(
+                amount
+                for other in latest_first
+                if (amount := said[other.instance_id])
+                and _decided_at(other, key) <= _decided_at(one, key)
+                # Its memory cannot be in the baseline: it was told of only after that was read.
+                and other.shards[key].began_at > baseline.decided_at
+            )
+            mine = min(promised, max(0, used - baseline.used_bytes - later - begun))
+        mine = min(mine, left)
+        left -= mine
+        later += mine
+        claims.append(Claim(one.instance_id, promised, mine))
+    return claims
+
+
+def _decided_at(instance: InstanceRecord, key: DeviceKey) -> datetime:
+    baseline = instance.baselines.get(key)
+    return instance.updated_at if baseline is None else baseline.decided_at
+
+
+def _said(shard: ShardRecord | None, read_at: datetime) -> int | None:
+    """Return what its runtime says it takes, if that must be in a reading taken at ``read_at``; else ``None``."""
+    if shard is None or shard.report.state not in ("loading", "ready") or shard.report.occurred_at > read_at:
+        return None
+    return shard.report.memory_used_bytes
