@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shardbus_schemas.ids import EventId
+from shardbus_schemas.subjects import SubjectError, reply_subject
 
 SPEC_VERSION = "ce-specversion"
 ID = "ce-id"
@@ -20,6 +21,7 @@ TIME = "ce-time"
 CONTENT_TYPE = "content-type"
 CORRELATION_ID = "ce-correlationid"
 CAUSATION_ID = "ce-causationid"
+REPLY_TO = "ce-replyto"
 TRACE_PARENT = "traceparent"
 TRACE_STATE = "tracestate"
 
@@ -43,6 +45,8 @@ class Envelope:
     """The command that started the story."""
     causation_id: EventId | None = None
     """The message that led directly to this one."""
+    reply_to: str | None = None
+    """The subject on which whoever sent a command waits for its answer; the stream has it as well."""
 
 
 class EnvelopeError(ValueError):
@@ -64,6 +68,8 @@ def to_headers(envelope: Envelope) -> dict[str, str]:
         headers[CORRELATION_ID] = envelope.correlation_id
     if envelope.causation_id is not None:
         headers[CAUSATION_ID] = envelope.causation_id
+    if envelope.reply_to is not None:
+        headers[REPLY_TO] = envelope.reply_to
     return headers
 
 
@@ -90,7 +96,17 @@ def from_headers(headers: Mapping[str, str], *, default_type: str, position: str
         source=headers.get(SOURCE) or "unknown",
         correlation_id=None if correlation is None else EventId(correlation),
         causation_id=None if causation is None else EventId(causation),
+        reply_to=reply_to_in(headers),
     )
+
+
+def reply_to_in(headers: Mapping[str, str]) -> str | None:
+    """Return where an answer is waited for, if that is said; raise EnvelopeError if none may be sent there."""
+    subject = headers.get(REPLY_TO)
+    try:
+        return None if subject is None else reply_subject(subject)
+    except SubjectError as error:
+        raise EnvelopeError(f"header {REPLY_TO}: {error}") from error
 
 
 def _moment(text: str) -> datetime:

@@ -37,6 +37,8 @@ ASK_ALL = f"{PREFIX}.ask.*"
 INSTANCES_ALL = f"{PREFIX}.event.instance.*"
 """The decisions' ledger: the placer appends to it with the expected last sequence of all of it."""
 
+_LONGEST_REPLY: Final = 300
+_NO_REPLY = re.compile(r"[\s\x00-\x1f\x7f]|\A\.|\.\Z|\.\.|(?:\A|\.)[*>](?:\.|\Z)|\A\Z")
 _RESERVED = re.compile(r"[\s.*>%\x00-\x1f\x7f]")
 
 
@@ -94,6 +96,21 @@ def command(verb: CommandVerb) -> str:
 def ask(verb: CommandVerb) -> str:
     """Return where a command is put as a request whose reply is its answer. No stream keeps it."""
     return f"{PREFIX}.ask.{verb}"
+
+
+def reply_subject(subject: str) -> str:
+    """Return ``subject`` if an answer may be sent there; raise SubjectError if not.
+
+    Who answers has rights that who asks may lack: nobody shall have commands or events published for him, nor what the
+    server itself takes for requests (``$JS``, ``$SYS``, ``$KV``).
+    """
+    if len(subject) > _LONGEST_REPLY:
+        raise SubjectError(f"an answer is sent to a subject of up to {_LONGEST_REPLY} characters")
+    if _NO_REPLY.search(subject):
+        raise SubjectError(f"{subject!r} has an empty or wildcard token, or white space: nothing can be published on it")
+    if subject.startswith("$") or subject.split(".", 1)[0] == PREFIX.split(".", 1)[0]:
+        raise SubjectError(f"no answer is sent to {subject!r}: subjects of shardbus and of the server are not for that")
+    return subject
 
 
 def dead(stream: str) -> str:

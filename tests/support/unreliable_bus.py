@@ -1,6 +1,6 @@
 """A bus in memory that can be taken away, for tests of whoever has to bear that."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shardbus_infra.bus.memory import MemoryBus
@@ -40,9 +40,9 @@ class UnreliableBus(MemoryBus):
         return appended
 
     @override
-    async def tell(self, subject: str, payload: bytes) -> None:
+    async def tell(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         self._require_here()
-        await super().tell(subject, payload)
+        await super().tell(subject, payload, headers)
 
     @override
     async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:

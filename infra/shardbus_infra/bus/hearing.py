@@ -13,8 +13,9 @@ _log = logging.getLogger(__name__)
 class Hearing:
     """One listener's queue."""
 
-    def __init__(self, subjects: str, max_waiting: int) -> None:
+    def __init__(self, subjects: str, max_waiting: int, group: str = "") -> None:
         self.subjects: str = subjects
+        self.group: str = group
         self._waiting: deque[Heard] = deque(maxlen=max_waiting)
         self._bell = Bell()
         self._complained = False

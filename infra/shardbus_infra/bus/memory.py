@@ -109,13 +109,21 @@ class MemoryServer:
         self.hearings: list[Hearing] = []
         self._bells: set[Bell] = set()
         self._inboxes = 0
+        self._told = 0
 
     def tell(self, heard: Heard) -> int:
-        """Give a message to whoever listens, and return to how many."""
+        """Give a message to whoever listens, of a group to one, and return to how many."""
         listening = [hearing for hearing in self.hearings if matches(hearing.subjects, heard.subject)]
+        groups: dict[str, list[Hearing]] = {}
         for hearing in listening:
+            if hearing.group:
+                groups.setdefault(hearing.group, []).append(hearing)
+        self._told += 1
+        chosen = [hearing for hearing in listening if not hearing.group]
+        chosen += [members[self._told % len(members)] for members in groups.values()]
+        for hearing in chosen:
             hearing.put(heard)
-        return len(listening)
+        return len(chosen)
 
     def new_inbox(self) -> str:
         """Return a subject that nobody has listened on."""
@@ -343,16 +351,19 @@ class MemoryBus:
             bytes=sum(len(stored.payload) for stored in log.messages),
         )
 
-    async def tell(self, subject: str, payload: bytes) -> None:
+    async def tell(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a message to whoever listens; see ``Bus.tell``."""
         self._require_open()
-        self.server.tell(Heard(checked_subject(subject), payload))
+        sent = decode_headers(encode_headers(headers or {}))
+        self.server.tell(Heard(checked_subject(subject), payload, None, sent))
 
     @asynccontextmanager
-    async def listen(self, subjects: str, *, max_waiting: int = 1000) -> AsyncGenerator[AsyncIterator[Heard], None]:
+    async def listen(
+        self, subjects: str, *, max_waiting: int = 1000, group: str = ""
+    ) -> AsyncGenerator[AsyncIterator[Heard], None]:
         """Hear what is told; see ``Bus.listen``."""
         self._require_open()
-        hearing = Hearing(subjects, max_waiting)
+        hearing = Hearing(subjects, max_waiting, group)
         self.server.hearings.append(hearing)
         self._hearings.append(hearing)
         try:

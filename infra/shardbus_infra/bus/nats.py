@@ -111,15 +111,17 @@ class NatsBus:
         """Return a stream's identity and extent; raises StreamMissingError."""
         return await information(self._connection, stream)
 
-    async def tell(self, subject: str, payload: bytes) -> None:
+    async def tell(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a message to whoever listens; see ``Bus.tell``."""
         self._require_open()
-        nats_messages.tell(self._connection, subject, payload)
+        nats_messages.tell(self._connection, subject, payload, headers or {})
 
-    def listen(self, subjects: str, *, max_waiting: int = 1000) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
+    def listen(
+        self, subjects: str, *, max_waiting: int = 1000, group: str = ""
+    ) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
         """Hear what is told; see ``Bus.listen``."""
         self._require_open()
-        return nats_messages.listen(self._connection, subjects, max_waiting)
+        return nats_messages.listen(self._connection, subjects, max_waiting, group)
 
     async def request(self, subject: str, payload: bytes, *, timeout_seconds: float = 2) -> bytes:
         """Send a message and return the first answer; see ``Bus.request``."""

@@ -27,11 +27,11 @@ class DirectClient(Client):
         super().__init__()
         self._handlers: dict[Subscription, Handler] = {}
 
-    async def listen(self, subject: str, handler: Handler) -> Subscription:
-        """Subscribe ``handler`` to ``subject``; it stays subscribed over reconnects."""
+    async def listen(self, subject: str, handler: Handler, group: str = "") -> Subscription:
+        """Subscribe ``handler`` to ``subject``, of a ``group`` as one of many; it stays so over reconnects."""
         # With a future nats-py starts no task; the future itself is never used.
         subscription = await self.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's future has no type
-            subject, future=asyncio.get_running_loop().create_future()
+            subject, queue=group, future=asyncio.get_running_loop().create_future()
         )
         self._handlers[subscription] = handler
         return subscription

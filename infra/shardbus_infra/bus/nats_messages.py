@@ -1,23 +1,24 @@
 """Messages that no stream keeps: NATS core."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from shardbus_infra.bus.hearing import Hearing
 from shardbus_infra.bus.nats_connection import Connection
 from shardbus_infra.bus.port import AppendRejectedError, BusError, BusUnreachableError, Heard, NoAnswerError
-from shardbus_infra.bus.wire import checked_subject
+from shardbus_infra.bus.wire import Headers, checked_subject, encode_headers
 
 _FLUSH_SECONDS = 2
 
 
-def tell(connection: Connection, subject: str, payload: bytes) -> None:
+def tell(connection: Connection, subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
     """Send a message; see ``Bus.tell``."""
-    _check(connection, subject, payload)
+    block = encode_headers(headers)
+    _check(connection, subject, block + payload)
     if not connection.up:
         raise BusUnreachableError(f"there is no connection to NATS at {connection.shown_url}")
-    connection.client.write(subject, "", b"", payload)
+    connection.client.write(subject, "", block, payload)
     connection.client.kick()
 
 
@@ -34,19 +35,21 @@ async def request(connection: Connection, subject: str, payload: bytes, timeout_
 
 
 @asynccontextmanager
-async def listen(connection: Connection, subjects: str, max_waiting: int) -> AsyncGenerator[AsyncIterator[Heard], None]:
+async def listen(
+    connection: Connection, subjects: str, max_waiting: int, group: str
+) -> AsyncGenerator[AsyncIterator[Heard], None]:
     """Hear what is told on ``subjects``; see ``Bus.listen``."""
-    hearing = Hearing(subjects, max_waiting)
+    hearing = Hearing(subjects, max_waiting, group)
 
     def hear(subject: bytes, reply: bytes, payload: bytes, headers: bytes | None) -> None:
-        del headers
-        hearing.put(Heard(subject.decode("utf-8", "replace"), bytes(payload), reply.decode() if reply else None))
+        back = reply.decode("utf-8", "replace") if reply else None
+        hearing.put(Heard(subject.decode("utf-8", "replace"), bytes(payload), back, Headers(headers)))
 
     def watch() -> None:
         if connection.closed:
             hearing.end()
 
-    subscription = await connection.client.listen(subjects, hear)
+    subscription = await connection.client.listen(subjects, hear, group)
     connection.watchers.add(watch)
     try:
         # While the bus is away this waits for nothing: the subscription is made again when it is back.

@@ -130,6 +130,7 @@ class Heard:
     payload: bytes
     reply: str | None = None
     """Where its sender waits for an answer: ``tell`` it there."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class WorkItem(Protocol):
@@ -217,14 +218,19 @@ class Bus(Log, Protocol):
         """Yield items of a work queue that all workers of one ``durable`` name share; heals itself likewise."""
         ...
 
-    async def tell(self, subject: str, payload: bytes) -> None:
-        """Send a message to whoever listens now; nobody need. Raises BusUnreachableError while the bus is away."""
+    async def tell(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Send a message to whoever listens now; nobody need.
+
+        Raises BusUnreachableError while the bus is away, MessageRefusedError for what cannot be sent.
+        """
         ...
 
-    def listen(self, subjects: str, *, max_waiting: int = 1000) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
+    def listen(
+        self, subjects: str, *, max_waiting: int = 1000, group: str = ""
+    ) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
         """Hear what is told on ``subjects`` (wildcards allowed) within the ``async with``.
 
-        Once entered, everything that is told afterwards is heard, one's own words too; while the bus is away nothing
+        Of all who listen as one ``group`` each message goes to one. Once entered, everything that is told afterwards is heard, one's own words too; while the bus is away nothing
         is, and it heals itself. Of what the reader has not taken yet only the newest ``max_waiting`` are kept. The
         iterator ends when the bus is closed.
         """

@@ -2,10 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 from shardbus_infra.bus.nats import connect
-from shardbus_infra.bus.port import AppendRejectedError, BusUnreachableError, NoAnswerError, NoRespondersError
+from shardbus_infra.bus.port import (
+    AppendRejectedError,
+    BusUnreachableError,
+    Heard,
+    NoAnswerError,
+    NoRespondersError,
+)
 from shardbus_infra.bus.reconcile import reconcile
 from shardbus_infra.bus.streams import STREAMS
 from shardbus_infra.embedded.nats import EmbeddedNats
@@ -28,6 +35,59 @@ def test_what_is_told_is_heard_by_all_who_listen_and_by_oneself(run: RunScenario
             assert [each.payload for each in heard] == [b"1", b"2", b"3"]
             assert heard[1].subject == "shardbus.v1.agent.cellar"
             assert heard[0].reply is None
+
+    run(scenario)
+
+
+def test_headers_travel_with_what_is_told(run: RunScenario) -> None:
+    async def scenario(open_bus: OpenBus) -> None:
+        bus = await open_bus()
+        async with bus.listen(ATTIC) as heard:
+            await bus.tell(ATTIC, b"1", {"ce-type": "Word", "ce-id": "é 1"})
+            await bus.tell(ATTIC, b"", {"ce-id": "2"})
+            await bus.tell(ATTIC, b"3")
+            came = [await anext(heard) for _ in range(3)]
+            assert [(each.payload, dict(each.headers)) for each in came] == [
+                (b"1", {"ce-type": "Word", "ce-id": "é 1"}),
+                (b"", {"ce-id": "2"}),
+                (b"3", {}),
+            ]
+            with pytest.raises(AppendRejectedError, match="line break"):
+                await bus.tell(ATTIC, b"", {"ce-id": "a\r\nb"})
+
+    run(scenario)
+
+
+def test_of_a_group_one_hears_each_message_and_who_is_in_none_hears_all(run: RunScenario) -> None:
+    """Whether two of a group, another group, or nobody's group listen: that is counted for each of them alone."""
+
+    async def scenario(open_bus: OpenBus) -> None:
+        telling, one, two = await open_bus(), await open_bus(), await open_bus()
+        async with (
+            one.listen("shardbus.v1.agent.*", group="placer") as first,
+            two.listen(ATTIC, group="placer") as second,
+            two.listen(ATTIC, group="another") as other,
+            one.listen(ATTIC) as alone,
+        ):
+            sent = [b"%d" % number for number in range(60)]
+            heard: dict[str, list[bytes]] = {"first": [], "second": [], "other": [], "alone": []}
+
+            async def note(name: str, listening: AsyncIterator[Heard]) -> None:
+                heard[name].extend([each.payload async for each in listening])
+
+            listeners = {"first": first, "second": second, "other": other, "alone": alone}
+            tasks = [asyncio.create_task(note(name, listening)) for name, listening in listeners.items()]
+            for payload in sent:
+                await telling.tell(ATTIC, payload)
+            await until(lambda: [*map(len, (heard["alone"], heard["other"]))] == [60, 60])
+            await until(lambda: len(heard["first"] + heard["second"]) >= 60)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        assert heard["alone"] == heard["other"] == sent
+        assert sorted(heard["first"] + heard["second"], key=int) == sent
+        assert heard["first"]
+        assert heard["second"]
 
     run(scenario)
 

@@ -30,6 +30,7 @@ ENVELOPES = st.builds(
     source=WORDS,
     correlation_id=st.none() | WORDS.map(EventId),
     causation_id=st.none() | WORDS.map(EventId),
+    reply_to=st.none() | st.sampled_from(["_INBOX.one.two", "answers.mine"]),
 )
 
 

@@ -18,6 +18,7 @@ def test_headers_carry_the_whole_envelope() -> None:
         source="console",
         correlation_id=EventId("c"),
         causation_id=EventId("d"),
+        reply_to="_INBOX.a.b",
     )
     assert received(PLACE, headers=to_headers(envelope)).envelope == envelope
 
@@ -42,6 +43,15 @@ def test_a_cloud_event_of_another_tool_is_read() -> None:
         ("ce-time", "0001-01-01T00:00:00+23:00", "no year in UTC"),
         ("ce-id", "x" * 301, "longer than 300"),
         ("ce-correlationid", "x" * 301, "longer than 300"),
+        ("ce-replyto", "x" * 301, "up to 300 characters"),
+        ("ce-replyto", "", "nothing can be published on it"),
+        ("ce-replyto", "a..b", "nothing can be published on it"),
+        ("ce-replyto", "_INBOX.>", "nothing can be published on it"),
+        ("ce-replyto", "a b", "nothing can be published on it"),
+        ("ce-replyto", "shardbus.v1.command.place", "not for that"),
+        ("ce-replyto", "shardbus.v2.anything", "not for that"),
+        ("ce-replyto", "$JS.API.STREAM.DELETE.FLEET", "not for that"),
+        ("ce-replyto", "$SYS.REQ.SERVER.PING", "not for that"),
     ],
 )
 def test_a_header_that_cannot_be_read_is_named(header: str, value: str, said: str) -> None:
