@@ -1,9 +1,9 @@
 """Answers to those who wait for one: a command put as a request, or with a reply subject of its own.
 
-A stream answers a publish's reply subject itself, with where the message is. So whoever wants the placer's answer sends
-a request to ``shardbus.v1.ask.<verb>``, which no stream keeps: a placer puts it into ``COMMANDS`` with the reply subject
-as a header, and whoever answers the command sends its answer there as well. The stream has every answer; a reply that
-is lost with a connection is lost.
+A stream answers a publish's reply subject itself, with where the message is. So whoever wants the placer's answer
+sends a request to ``shardbus.v1.ask.<verb>``, which no stream keeps: a placer puts it into ``COMMANDS`` with the reply
+subject as a header, and whoever answers the command sends its answer there as well. The stream has every answer; a
+reply that is lost with a connection is lost.
 """
 
 import json

@@ -22,7 +22,7 @@ _HEADERS = {
     envelope.TIME: "When it happened, RFC 3339 with an offset. Without it: when the stream recorded it.",
     envelope.CORRELATION_ID: "The command that started the story.",
     envelope.CAUSATION_ID: "The message that led directly to this one.",
-    envelope.REPLY_TO: "On a command: where to send its answer, beside the stream. Not a subject of shardbus or of NATS.",
+    envelope.REPLY_TO: "On a command: where else to send its answer. Not a subject of shardbus or of NATS itself.",
     envelope.TRACE_PARENT: "W3C trace context.",
     envelope.TRACE_STATE: "W3C trace context.",
     "Nats-Msg-Id": "Deduplicates within the stream's window.",

@@ -107,7 +107,9 @@ def reply_subject(subject: str) -> str:
     if len(subject) > _LONGEST_REPLY:
         raise SubjectError(f"an answer is sent to a subject of up to {_LONGEST_REPLY} characters")
     if _NO_REPLY.search(subject):
-        raise SubjectError(f"{subject!r} has an empty or wildcard token, or white space: nothing can be published on it")
+        raise SubjectError(
+            f"{subject!r} has an empty or wildcard token, or white space: nothing can be published on it"
+        )
     if subject.startswith("$") or subject.split(".", 1)[0] == PREFIX.split(".", 1)[0]:
         raise SubjectError(f"no answer is sent to {subject!r}: subjects of shardbus and of the server are not for that")
     return subject

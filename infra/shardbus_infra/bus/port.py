@@ -230,9 +230,9 @@ class Bus(Log, Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Heard]]:
         """Hear what is told on ``subjects`` (wildcards allowed) within the ``async with``.
 
-        Of all who listen as one ``group`` each message goes to one. Once entered, everything that is told afterwards is heard, one's own words too; while the bus is away nothing
-        is, and it heals itself. Of what the reader has not taken yet only the newest ``max_waiting`` are kept. The
-        iterator ends when the bus is closed.
+        Of all who listen as one ``group`` each message goes to one. Once entered, everything that is told afterwards is
+        heard, one's own words too; while the bus is away nothing is, and it heals itself. Of what the reader has not
+        taken yet only the newest ``max_waiting`` are kept. The iterator ends when the bus is closed.
         """
         ...
 

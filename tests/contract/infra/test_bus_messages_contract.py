@@ -73,7 +73,8 @@ def test_of_a_group_one_hears_each_message_and_who_is_in_none_hears_all(run: Run
             heard: dict[str, list[bytes]] = {"first": [], "second": [], "other": [], "alone": []}
 
             async def note(name: str, listening: AsyncIterator[Heard]) -> None:
-                heard[name].extend([each.payload async for each in listening])
+                async for each in listening:
+                    heard[name].append(each.payload)  # others look while it goes on
 
             listeners = {"first": first, "second": second, "other": other, "alone": alone}
             tasks = [asyncio.create_task(note(name, listening)) for name, listening in listeners.items()]
