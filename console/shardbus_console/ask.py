@@ -17,16 +17,12 @@ from shardbus_schemas.registry import UnreadableMessageError
 
 from shardbus_console.exits import CommandError, Exit
 
-Answer = (
-    events.InstancePlaced
-    | events.PlacementRejected
-    | events.PlacementPreviewed
-    | events.InstanceDeleted
-    | events.ModelRegistered
-    | events.CommandRejected
-)
+Answer = events.Answer
 
-_ANSWERS = (subjects.INSTANCES_ALL, *(subjects.any_event(kind) for kind in ("refusal", "command", "model")))
+_ANSWERS = (
+    subjects.INSTANCES_ALL,
+    *(subjects.any_event(kind) for kind in ("refusal", "command", "model", "cordon", "deployment")),
+)
 
 
 async def ask(bus: Bus, command: Command, *, timeout_seconds: float) -> Answer:

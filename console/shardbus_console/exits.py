@@ -34,6 +34,8 @@ class Exit(IntEnum):
     """Somebody else was faster, or the port or folder is taken."""
     UNREACHABLE = 5
     """NATS or Postgres does not answer."""
+    PENDING = 6
+    """Accepted, but not done yet: it waits for a place, or the time of ``--wait`` is over."""
     INTERRUPTED = 130
 
 

@@ -18,7 +18,7 @@ from shardbus_console.exits import CommandError, Exit
 
 _GIVEN_OTHERWISE = frozenset({"model_id", "model"})
 """The model is the command's argument, or a file."""
-ONLY_COMMANDS = frozenset({"command_id", "access_token", "dry_run"})
+ONLY_COMMANDS = frozenset({"command_id", "access_token", "priority", "wait_for_capacity", "dry_run"})
 """What has a meaning only for a command that is sent."""
 
 

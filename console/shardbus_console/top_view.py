@@ -232,7 +232,10 @@ def _rank(device: DeviceActivity, sort: Sort, age: Age) -> tuple[bool, float, st
 def _node_row(node: NodeActivity, age: Age) -> _Row:
     gone = node.left_at is not None
     statuses = {device.device.status for device in node.devices}
+    cordoned = {_status(device) for device in node.devices} if statuses == {"cordoned"} else set[str]()
     status = "left" if gone else "stale" if statuses == {"stale"} else "ok" if statuses else UNKNOWN
+    if status == "ok" and cordoned:
+        status = cordoned.pop() if len(cordoned) == 1 else "draining" if "draining" in cordoned else "cordoned"
     notes = [f"left {age_text(age(node.left_at))} ago: {node.left_reason}"] if gone else []
     if node.missed_ticks:
         notes.append(f"{node.missed_ticks} reports missed")
@@ -242,7 +245,7 @@ def _node_row(node: NodeActivity, age: Age) -> _Row:
         "age": age_text(age(node.heard_at)),
         "note": ", ".join(notes),
     }
-    style = "red" if gone else _STYLES["stale"] if status == "stale" else ""
+    style = "red" if gone else _STYLES["stale"] if status == "stale" else _STYLES["cordoned"] if cordoned else ""
     return _Row({name: _cut(name, text) for name, text in cells.items()}, f"bold {style}".strip())
 
 
@@ -252,7 +255,7 @@ def _device_row(name: str, device: DeviceActivity, age: Age, ink: Ink) -> _Row:
     cells = {
         "device": name,
         "name": facts.name or UNKNOWN,
-        "status": facts.status,
+        "status": _status(device),
         "age": age_text(age(device.told_at)),
         "busy": _percent(facts.compute_utilization_percent),
         "mean/peak": _mean_and_peak(device),
@@ -267,6 +270,11 @@ def _device_row(name: str, device: DeviceActivity, age: Age, ink: Ink) -> _Row:
         "note": _note(device, age),
     }
     return _Row({column: _cut(column, text) for column, text in cells.items()}, _STYLES[facts.status])
+
+
+def _status(device: DeviceActivity) -> str:
+    cordoned = device.device.status == "cordoned" and device.cordon is not None
+    return device.cordon.standing if cordoned and device.cordon is not None else device.device.status
 
 
 def _short(device: DeviceActivity) -> str:
@@ -289,6 +297,10 @@ def _note(device: DeviceActivity, age: Age) -> str:
     notes: list[str] = []
     if device.lost_reason is not None and facts.status == "lost":
         notes.append(f"{device.lost_reason}, {age_text(age(device.lost_at))} ago")
+    if device.cordon is not None:
+        cordon = device.cordon
+        why = f": {cordon.reason}" if cordon.reason else ""
+        notes.append(f"{cordon.standing} {age_text(age(cordon.since))} ago{why}")
     if device.last_fault is not None:
         fault = device.last_fault
         what = fault.kind.upper() if fault.code is None else f"{fault.kind.upper()} {fault.code}"

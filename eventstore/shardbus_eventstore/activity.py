@@ -8,6 +8,7 @@ from shardbus_schemas.fleet import FleetDevice, FleetNode
 from shardbus_schemas.ids import DeviceKey, InstanceId, NodeId
 from shardbus_schemas.model import FrozenModel
 
+from shardbus_eventstore.cordoned import CordonedDevice, cordoned_devices
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.state import FleetState
 
@@ -35,6 +36,8 @@ class DeviceActivity(FrozenModel):
     last_fault: DeviceFaulted | None
     instances: tuple[InstanceId, ...]
     """Placed ones that hold memory on it."""
+    cordon: CordonedDevice | None = None
+    """If it takes nothing new."""
 
 
 class NodeActivity(FrozenModel):
@@ -67,7 +70,7 @@ def activity_of(state: FleetState, at: datetime, utilization: Mapping[DeviceKey,
     ``utilization`` is of each device's last full report: the readings in between do not carry it.
     """
     fleet = fleet_of(state, at)
-    running = _instances_by_device(state)
+    running, cordoned = _instances_by_device(state), cordoned_devices(state)
     return Activity(
         at=at,
         telemetry_sequence=fleet.telemetry_sequence or 0,
@@ -76,7 +79,10 @@ def activity_of(state: FleetState, at: datetime, utilization: Mapping[DeviceKey,
             _node_activity(
                 state,
                 node,
-                tuple(_device_activity(state, node.node_id, device, utilization, running) for device in node.devices),
+                tuple(
+                    _device_activity(state, node.node_id, device, utilization, running, cordoned)
+                    for device in node.devices
+                ),
             )
             for node in fleet.nodes
         ),
@@ -111,6 +117,7 @@ def _device_activity(
     device: FleetDevice,
     utilization: Mapping[DeviceKey, Utilization],
     running: Mapping[DeviceKey, Sequence[InstanceId]],
+    cordoned: Mapping[DeviceKey, CordonedDevice],
 ) -> DeviceActivity:
     key = DeviceKey.of(node_id, device.device_id)
     record, reading = state.devices[key], state.device_states.get(key)
@@ -127,4 +134,5 @@ def _device_activity(
         faults=record.faults,
         last_fault=record.last_fault,
         instances=tuple(running.get(key, ())),
+        cordon=cordoned.get(key),
     )

@@ -25,6 +25,12 @@ COMMANDS = (
             "placer",
             "place",
             "delete",
+            "move",
+            "rebalance",
+            "scale",
+            "cordon",
+            "drain",
+            "uncordon",
             "plan",
             "explain",
             "fit",
@@ -40,7 +46,21 @@ COMMANDS = (
             "dead",
         )
     ),
-    *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
+    *(
+        (name,)
+        for name in (
+            "links",
+            "instances",
+            "deployments",
+            "models",
+            "events",
+            "state",
+            "doctor",
+            "explain",
+            "version",
+            "model",
+        )
+    ),
     ("model", "add"),
     ("model", "show"),
     ("dead", "show"),

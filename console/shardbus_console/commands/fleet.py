@@ -1,6 +1,7 @@
 """``shardbus devices``, ``links`` and ``instances``: what the read model says is there."""
 
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,15 +11,21 @@ from shardbus_schemas.placement import Placed
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
 
 from shardbus_console.connection import open_read_model, settings_for
-from shardbus_console.exits import CommandError, Exit
+from shardbus_console.cordon_view import print_cordons
+from shardbus_console.exits import CommandError
+from shardbus_console.instance_view import print_instance, print_instances
 from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import print_json, print_table, say
-from shardbus_console.placement_view import print_result
 from shardbus_console.top_view import throttle_text
 
 if TYPE_CHECKING:
-    from shardbus_eventstore.read_model.queries import InstanceView, LinkView
+    from collections.abc import Mapping
 
+    from shardbus_eventstore.cordoned import CordonedDevice
+    from shardbus_eventstore.read_model.queries import LinkView
+    from shardbus_schemas.ids import DeviceKey
+
+_NONE: "Mapping[DeviceKey, CordonedDevice]" = MappingProxyType({})
 _RIGHT = frozenset(
     {"memory", "used", "reserved", "bandwidth", "FP16", "busy", "°C", "latency", "layers", "age", "samples", "spread"}
 )
@@ -32,11 +39,19 @@ def add_to(app: typer.Typer) -> None:
 
 def devices(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
     """List the devices: what each is, how busy, hot and free."""
-    fleet = read_fleet_of(settings_for(CommonSettings, postgres_url=postgres_url))
+    from shardbus_eventstore.read_model import queries
+
+    with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
+        fleet, cordoned = queries.fleet(connection, datetime.now(UTC)), queries.cordoned(connection)
     if json:
-        print_json([{"node_id": node.node_id, **_plain(device)} for _, node, device in fleet.devices()])
+        print_json(
+            [
+                {"node_id": node.node_id, **_plain(device), "cordon": cordoned.get(key)}
+                for key, node, device in fleet.devices()
+            ]
+        )
         return
-    print_devices(fleet)
+    print_devices(fleet, cordoned)
 
 
 def links(*, postgres_url: PostgresUrl = None, json: Json = False) -> None:
@@ -70,49 +85,34 @@ def link_row(link: "LinkView") -> dict[str, object]:
 
 
 def instances(
-    instance_id: Annotated[str | None, typer.Argument(help="Show this one's whole plan.")] = None,
+    instance_id: Annotated[str | None, typer.Argument(help="Show this one's whole plan, and what runs of it.")] = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Deleted and lost ones too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Deleted ones too.")] = False,
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """List the placed models, or show one with its plan."""
-    from shardbus_eventstore.differences import layout
+    """List the models that are placed or wait for a place, or show one.
+
+    With what its runtimes say of its shards: wanted, loading, ready, failed.
+    """
     from shardbus_eventstore.read_model import queries
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
         if instance_id is not None:
-            _print_instance(instance_id, queries.instance(connection, instance_id), json=json)
-            return
-        found = queries.instances(connection, include_deleted=everything)
-    shown = [instance for instance in found if everything or instance.status != "deleted"]
+            found = queries.instance(connection, instance_id)
+            if found is None:
+                raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them")
+            shown = [found]
+        else:
+            shown = list(queries.instances(connection, include_deleted=everything))
     if json:
-        print_json(shown)
-        return
-    rows = [
-        {
-            "instance": instance.instance_id,
-            "status": instance.status,
-            "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
-            "on": layout(instance.plan) if instance.status == "placed" and instance.plan else instance.reason or "",
-            "tokens/s": f"{instance.plan.predicted.tokens_per_second:.1f}" if instance.plan else "",
-        }
-        for instance in shown
-    ]
-    print_table(None, rows, right=frozenset({"tokens/s"}))
-    if not rows:
-        say("nothing is placed; try `shardbus place llama-3.1-8b`")
-
-
-def _print_instance(instance_id: str, found: "InstanceView | None", *, json: bool) -> None:
-    if found is None:
-        raise CommandError(f"no instance is named {instance_id!r}; `shardbus instances --all` lists them")
-    if json:
-        print_json(found)
-    elif found.plan is None:
-        raise CommandError(f"{instance_id} is {found.status} and has no plan: {found.reason}", Exit.REFUSED)
+        print_json(shown if instance_id is None else shown[0])
+    elif instance_id is not None:
+        print_instance(shown[0])
     else:
-        print_result(found.plan, heading=f"{instance_id} ({found.status})")
+        print_instances(shown)
+        if not shown:
+            say("nothing is placed; try `shardbus place llama-3.1-8b`")
 
 
 def read_fleet_of(settings: CommonSettings) -> Fleet:
@@ -132,17 +132,18 @@ def read_plan(settings: CommonSettings, instance_id: str) -> Placed | None:
     return found.plan if found else None
 
 
-def print_devices(fleet: Fleet) -> None:
-    """Print a row for each device."""
-    print_table(None, [_row(key, device) for key, _, device in fleet.devices()], right=_RIGHT)
+def print_devices(fleet: Fleet, cordoned: "Mapping[DeviceKey, CordonedDevice]" = _NONE) -> None:
+    """Print a row for each device, and what was cordoned."""
+    print_table(None, [_row(key, device, cordoned.get(key)) for key, _, device in fleet.devices()], right=_RIGHT)
+    print_cordons(cordoned)
     if not any(True for _ in fleet.devices()):
         say("no device has reported yet; `shardbus agent` reports this node's")
 
 
-def _row(key: str, device: FleetDevice) -> dict[str, object]:
+def _row(key: str, device: FleetDevice, cordoned: "CordonedDevice | None") -> dict[str, object]:
     flops = device.peak_flops.get("float16")
     busy, heat = device.compute_utilization_percent, device.thermal_temperature_c
-    state: str = device.status
+    state: str = cordoned.standing if cordoned and device.status == "cordoned" else device.status
     if device.status == "ok" and (
         held := throttle_text(device.throttle_reasons, is_thermal=bool(device.is_thermal_throttling))
     ):

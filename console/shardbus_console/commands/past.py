@@ -52,6 +52,7 @@ def state(*, at: At = None, archive: ArchiveFolder = None, nats_url: NatsUrl = N
 
 
 def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_time: bool = False) -> None:
+    from shardbus_eventstore.cordoned import cordoned_devices
     from shardbus_eventstore.differences import layout
     from shardbus_eventstore.fleet_view import fleet_of
 
@@ -61,7 +62,8 @@ def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_tim
     if json:
         print_json(fleet.model_dump(mode="json", by_alias=True, exclude_defaults=True))
         return
-    print_devices(fleet)
+    print_devices(fleet, cordoned_devices(current))
+    pending = sum(instance.status in {"pending", "lost"} for instance in current.instances.values())
     placed = [instance for _, instance in sorted(current.instances.items()) if instance.status == "placed"]
     if as_of_time:
         rows = [
@@ -76,7 +78,8 @@ def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_tim
     when = f"{time:%Y-%m-%d %H:%M:%S} UTC, " if as_of_time else ""
     data.print(
         f"as of {when}TELEMETRY {fleet.telemetry_sequence}, FLEET {fleet.fleet_sequence}: {len(fleet.nodes)} nodes, "
-        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {len(placed)} instances placed",
+        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {len(placed)} instances placed"
+        + (f", {pending} pending" if pending else ""),
         soft_wrap=True,
     )
 

@@ -16,6 +16,7 @@ from shardbus_schemas.placement import Placed, PlacementRequest, Refused
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Table, and_, func, or_, select
 
 from shardbus_eventstore.activity import Activity, Utilization, activity_of
+from shardbus_eventstore.cordoned import CordonedDevice, cordoned_devices
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.read_model.load import load_fleet_state
 from shardbus_eventstore.read_model.rows import Row, decision_record, instance_record, model_record
@@ -291,6 +292,11 @@ def cordons(connection: Connection) -> Sequence[CordonView]:
     """Return what takes nothing new now, by name."""
     query = select(CordonRow.__table__).where(CordonRow.lifted_at.is_(None)).order_by(CordonRow.target)
     return _views(connection, CordonView, query)
+
+
+def cordoned(connection: Connection) -> Mapping[DeviceKey, CordonedDevice]:
+    """Return every device that takes nothing new now, by name, and how it stands."""
+    return cordoned_devices(load_fleet_state(connection))
 
 
 def deployments(connection: Connection) -> Sequence[DeploymentView]:

@@ -17,6 +17,7 @@ from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StateP
 from shardbus_schemas.registry import MESSAGE_TYPES, encode
 from shardbus_schemas.telemetry import DeviceGPUState
 
+from shardbus_eventstore.shards import planned_shards
 from shardbus_eventstore.state import (
     Baseline,
     CordonRecord,
@@ -289,26 +290,23 @@ def instance_record(row: Row) -> InstanceRecord:
 
 def shard_rows(record: InstanceRecord) -> Iterator[Row]:
     """Return the rows of ``shards``; none while the instance has no place."""
-    if record.status != "placed" or record.plan is None:
-        return
-    for index, stage in enumerate(record.plan.stages):
-        for device in dict.fromkeys(stage.devices):  # a foreign plan may name a device twice
-            told = record.shards.get(device)
-            yield {
-                "instance_id": record.instance_id,
-                "stage": index,
-                "node_id": device.node_id,
-                "device_id": device.device_id,
-                "start_layer": stage.start_layer,
-                "end_layer": stage.end_layer,
-                "memory_bytes": stage.memory_bytes.get(device, 0),
-                "seconds": stage.seconds,
-                "state": "wanted" if told is None else told.report.state,
-                "state_since": None if told is None else told.since,
-                "memory_used_bytes": None if told is None else told.report.memory_used_bytes,
-                "message": None if told is None else told.report.message,
-                "failures": 0 if told is None else told.failures,
-            }
+    for shard in planned_shards(record):
+        stage, device, told = shard.planned, shard.device, shard.told
+        yield {
+            "instance_id": record.instance_id,
+            "stage": shard.stage,
+            "node_id": device.node_id,
+            "device_id": device.device_id,
+            "start_layer": stage.start_layer,
+            "end_layer": stage.end_layer,
+            "memory_bytes": stage.memory_bytes.get(device, 0),
+            "seconds": stage.seconds,
+            "state": shard.state,
+            "state_since": None if told is None else told.since,
+            "memory_used_bytes": None if told is None else told.report.memory_used_bytes,
+            "message": None if told is None else told.report.message,
+            "failures": 0 if told is None else told.failures,
+        }
 
 
 def cordon_row(record: CordonRecord) -> Row:

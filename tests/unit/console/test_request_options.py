@@ -28,6 +28,7 @@ EXAMPLES = {
     "deadline_ms": ("250.5", 250.5),
     "command_id": ("mine", "mine"),
     "access_token": ("t", "t"),
+    "priority": ("-3", -3),
 }
 
 
@@ -69,7 +70,7 @@ def test_a_command_may_leave_fields_out_and_have_defaults_of_its_own() -> None:
 
 
 def test_every_field_has_an_example_here() -> None:
-    assert set(EXAMPLES) == FIELDS - {"dry_run"}
+    assert set(EXAMPLES) == FIELDS - {"dry_run", "wait_for_capacity"}
 
 
 @pytest.mark.parametrize("field", EXAMPLES)
@@ -84,6 +85,7 @@ def test_what_is_not_given_is_not_asked() -> None:
 
 def test_a_flag_that_takes_no_value_is_true_when_given() -> None:
     assert asked_by("--dry-run") == {"dry_run": True}
+    assert asked_by("--wait-for-capacity") == {"wait_for_capacity": True}
 
 
 def test_names_may_be_given_several_times() -> None:

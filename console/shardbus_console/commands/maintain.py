@@ -1,0 +1,91 @@
+"""``shardbus cordon``, ``drain`` and ``uncordon``: take a node or device out of use, and back."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from shardbus_infra.settings import CommonSettings
+from shardbus_schemas import commands, events
+
+from shardbus_console.commanding import AnswerTimeout, Reason, Timeout, Wait, carry_out
+from shardbus_console.connection import settings_for
+from shardbus_console.options import Json, NatsUrl
+from shardbus_console.target import target_named
+
+if TYPE_CHECKING:
+    from shardbus_eventstore.state import FleetState
+    from shardbus_schemas.events import Answer
+
+    from shardbus_console.progress import Goal
+
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="A node (attic) or a device (attic/cuda:0).")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (cordon, drain, uncordon):
+        app.command()(command)
+
+
+def cordon(
+    target: Target,
+    *,
+    reason: Reason = None,
+    timeout: AnswerTimeout = 10.0,
+    nats_url: NatsUrl = None,
+    json: Json = False,
+) -> None:
+    """Let nothing new go to a node or device.
+
+    What is there stays. `shardbus uncordon` takes it back.
+    """
+    settings = settings_for(CommonSettings, nats_url=nats_url)
+    node, device = target_named(target, settings)
+    command = commands.Cordon(node_id=node, device_id=device, reason=reason)
+    carry_out(command, settings, timeout_seconds=timeout, json=json)
+
+
+def drain(
+    target: Target,
+    *,
+    reason: Reason = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    nats_url: NatsUrl = None,
+    json: Json = False,
+) -> None:
+    """Empty a node or device, and let nothing new go there.
+
+    What has no place elsewhere waits as pending, and says why. With --wait until nothing is there any more; the exit
+    code is 6 if some of it waits for a place then. `shardbus uncordon` takes it back.
+    """
+    settings = settings_for(CommonSettings, nats_url=nats_url)
+    node, device = target_named(target, settings)
+    command = commands.Drain(node_id=node, device_id=device, reason=reason)
+    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=_emptied if wait else None)
+
+
+def uncordon(
+    target: Target,
+    *,
+    reason: Reason = None,
+    timeout: AnswerTimeout = 10.0,
+    nats_url: NatsUrl = None,
+    json: Json = False,
+) -> None:
+    """Take back a cordon or drain.
+
+    Of a whole node, and of all its devices. What waits for a place may go there at once.
+    """
+    settings = settings_for(CommonSettings, nats_url=nats_url)
+    node, device = target_named(target, settings)
+    command = commands.Uncordon(node_id=node, device_id=device, reason=reason)
+    carry_out(command, settings, timeout_seconds=timeout, json=json)
+
+
+def _emptied(before: "FleetState", answer: "Answer") -> "Goal | None":
+    from shardbus_console.progress import TargetEmpty, placed_on
+
+    if not isinstance(answer, events.Cordoned):
+        return None
+    target = answer.node_id if answer.device_id is None else f"{answer.node_id}/{answer.device_id}"
+    return TargetEmpty(target, placed_on(before, target))

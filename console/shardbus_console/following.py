@@ -1,0 +1,92 @@
+"""Following the streams until what was asked for is reached: the state folded live, and a line for each change."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
+
+from shardbus_infra.bus.port import Bus
+from shardbus_infra.bus.streams import FLEET
+
+if TYPE_CHECKING:
+    from shardbus_eventstore.live import LiveState
+
+    from shardbus_console.progress import Goal, Reached
+
+_LOOK_SECONDS = 0.25
+"""How long nothing may come before it is looked at how long nothing came."""
+
+
+@asynccontextmanager
+async def following(bus: Bus) -> "AsyncGenerator[LiveState]":
+    """Fold the streams in the background; once entered, all that they hold now is folded."""
+    from shardbus_eventstore.live import STREAMS, LiveState
+
+    live, stop = LiveState(bus), asyncio.Event()
+    running = asyncio.create_task(live.run(stop), name="follow the streams")
+
+    async def catch_up() -> None:
+        for stream in STREAMS:
+            await live.wait_until(stream, (await bus.info(stream)).last_sequence, None)
+
+    reaching = asyncio.create_task(catch_up(), name="catch up")
+    try:
+        await asyncio.wait({running, reaching}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        await reaching
+        yield live
+    finally:
+        stop.set()
+        reaching.cancel()
+        await asyncio.gather(running, reaching, return_exceptions=True)
+
+
+async def follow(live: "LiveState", command_id: str, goal: "Goal", line: "Line", deadline: float) -> "Reached":
+    """Return how far ``goal`` is when it has ended, or at ``deadline`` (loop time)."""
+    from shardbus_eventstore.live import StateBehindError
+
+    loop = asyncio.get_running_loop()
+    said, since = "", loop.time()
+    while True:
+        state = live.state
+        now = loop.time()
+        if command_id in state.decisions:  # until then the state is older than the answer
+            text = goal(state, 0).text
+            if text != said:
+                said, since = text, now
+                line.show(said)
+            reached = goal(state, now - since)
+            if reached.end is not None or now >= deadline:
+                return reached
+        try:
+            left = max(0.001, min(_LOOK_SECONDS, deadline - now))
+            await live.wait_until(FLEET, state.positions.get(FLEET, 0) + 1, left)
+        except StateBehindError:
+            continue
+
+
+class Line:
+    """What goes on, on stderr: on a terminal one line that changes, elsewhere a line for each change."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Say how far it is."""
+        plain = "".join(character if character.isprintable() else " " for character in text)
+        if not self._terminal:
+            sys.stderr.write(f"{plain}\n")
+        else:
+            sys.stderr.write(f"\r{plain[: get_terminal_size().columns - 1]}\x1b[K")
+            self._shown = True
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -1,0 +1,117 @@
+"""A command that is followed to its end: on the bus in memory, with the answers and events that a placer would give."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+from shardbus_console.commanding import Waited, code_after_wait
+from shardbus_console.exits import Exit
+from shardbus_console.following import Line, follow, following
+from shardbus_console.progress import End, Goal, InstancesRun, Reached
+from shardbus_infra.bus.memory import MemoryBus
+from shardbus_infra.bus.publish import publish
+from shardbus_schemas.ids import InstanceId
+from support.wanted import moved, node, placed, said, waits
+from typing_extensions import override
+
+
+class Said(Line):
+    """Keeps what was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    @override
+    def show(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def followed(
+    goal: Goal, command_id: str, tell: Callable[[MemoryBus], Awaitable[None]], *, seconds: float = 20
+) -> tuple[Reached, Sequence[str]]:
+    line = Said()
+
+    async def scenario() -> Reached:
+        bus = MemoryBus()
+        for event in node("attic", "g0"):
+            await publish(bus, event, source="test")
+        async with following(bus) as live:
+            assert live.state.nodes, "what the streams hold is folded at once"
+            telling = asyncio.create_task(tell(bus))
+            reached = await follow(live, command_id, goal, line, asyncio.get_running_loop().time() + seconds)
+            await telling
+            return reached
+
+    return asyncio.run(scenario()), line.lines
+
+
+ONE = InstancesRun((InstanceId("one"),), "ready")
+
+
+def test_each_change_is_one_line_and_the_end_is_the_end() -> None:
+    async def tell(bus: MemoryBus) -> None:
+        for event in (
+            placed("other", "attic/g0"),
+            placed("one", "attic/g0"),
+            said("one", "attic/g0", "loading"),
+            said("other", "attic/g0", "loading"),
+            said("one", "attic/g0", "ready"),
+        ):
+            await publish(bus, event, source="test")
+            await asyncio.sleep(0.01)
+
+    reached, lines = followed(ONE, "c-one", tell)
+    assert reached == Reached("one is placed, shards 1/1 ready", "reached")
+    assert lines[-1] == "one is placed, shards 1/1 ready"
+    assert len(set(lines)) == len(lines) <= 3
+
+
+def test_when_the_time_is_over_it_says_how_far_it_is() -> None:
+    async def tell(bus: MemoryBus) -> None:
+        await publish(bus, placed("one", "attic/g0"), source="test")
+
+    reached, _ = followed(ONE, "c-one", tell, seconds=0.3)
+    assert reached == Reached("one is placed, shards 0/1 ready (1 wanted)")
+
+
+def test_without_any_runtime_it_ends_by_itself_and_says_so() -> None:
+    async def tell(bus: MemoryBus) -> None:
+        await publish(bus, placed("one", "attic/g0"), source="test")
+
+    reached, lines = followed(InstancesRun((InstanceId("one"),)), "c-one", tell)
+    assert reached.end == "reached"
+    assert reached.text.endswith("no runtime reports its shards")
+    assert lines == ["one is placed, shards 0/1 ready (1 wanted)"]
+
+
+def test_what_waits_for_a_place_is_followed_until_there_is_one() -> None:
+    async def tell(bus: MemoryBus) -> None:
+        await publish(bus, waits("one"), source="test")
+        await asyncio.sleep(0.01)
+        await publish(bus, moved("one", "attic/g0"), source="test")
+
+    goal = InstancesRun((InstanceId("one"),), "placed", patient=True)
+    assert followed(goal, "p-one", tell)[0].end == "reached"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ("reached", Exit.DONE, "reached"),
+        ("pending", Exit.PENDING, "pending"),
+        ("failed", Exit.FAILED, "failed"),
+        (None, Exit.PENDING, "timeout"),
+    ],
+)
+def test_how_it_ended_is_the_exit_code_and_in_the_json(end: End | None, code: Exit, told: str) -> None:
+    reached = Reached("so far", end)
+    assert code_after_wait(reached) == code
+    assert Waited(reached, 1.23456).as_json() == {"end": told, "text": "so far", "seconds": 1.235}
+
+
+def test_a_line_is_shown_without_what_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    line = Line()
+    line.show("one\x1b[2J waits\nfor a place")
+    line.end()
+    assert capsys.readouterr().err == "one [2J waits for a place\n"
