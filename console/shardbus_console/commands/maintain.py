@@ -53,7 +53,7 @@ def drain(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Empty a node or device, and let nothing new go there.
+    """Empty a node or device: all that is there moves away.
 
     What has no place elsewhere waits as pending, and says why. With --wait until nothing is there any more; the exit
     code is 6 if some of it waits for a place then. `shardbus uncordon` takes it back.
