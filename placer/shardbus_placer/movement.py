@@ -6,10 +6,10 @@ disk or the net, open to every node). The embedding belongs to the first stage a
 pair whoever holds either has both. The latency of a link is left out: milliseconds beside seconds. The KV cache is not
 moved: what a sequence had is worked out again from its text.
 
-**What is minimised** is the sum of all transfers, as if they went one after another. It adds up over devices and layers,
-which integer programs need; it counts the load on the links, which others use too; and it is never less than the time
-for which the instance is down, since transfers may share a source or a link. **What is told besides** is the time down
-if nodes fetch at once, and each takes in, and gives out, one thing after the other.
+**What is minimised** is the sum of all transfers, as if they went one after another. It adds up over devices and
+layers, which integer programs need; it counts the load on links, which others use too; and the instance is never down
+for longer, whatever sources and links the transfers share. **What is told besides** is the time down if nodes fetch at
+once, and each takes in, and gives out, one thing after the other.
 
 A tensor group's device keeps its part only in a group of as many. A group gives its layers away if all of it is still
 there, at the rate of the slowest of its links; a device whose part changes fetches the new one whole.
@@ -42,6 +42,7 @@ class Holding(NamedTuple):
 
 Held = Mapping[DeviceKey, tuple[int, int] | Holding]
 """What of this model's weights each device has, and can give away: a device that is lost is not in it."""
+NOTHING: Held = {}
 
 
 def held_by(stages: Iterable[Stage], lost: Collection[DeviceKey] = ()) -> dict[DeviceKey, Holding]:
@@ -181,7 +182,7 @@ class Moves:
         return found
 
     def _of(self, device: DeviceKey, of: int) -> tuple[Moving, Moving]:
-        """Return the bytes, and the seconds, for one of so many devices of a stage; the same for those who fetch alike."""
+        """Return the bytes, and the seconds, for one of so many devices of a stage; shared by those who fetch alike."""
         key = (device if device in self._held else device.node_id, of)
         if key not in self._known:
             pieces = [*self._pieces, self._embedding, self._head]

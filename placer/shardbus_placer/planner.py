@@ -23,7 +23,7 @@ from shardbus_placer.explain import verdicts
 from shardbus_placer.fleet_flow.whole_fleet import place_whole_fleet
 from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import links_of
-from shardbus_placer.movement import Held, Moves
+from shardbus_placer.movement import NOTHING, Held, Moves
 from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
@@ -61,6 +61,7 @@ def plan(
     says what is to be moved. With ``horizon_tokens``, for how many tokens the plan is expected to stand, ``latency``
     and ``throughput`` count the seconds that moving takes, spread over so many tokens. Without it, and for the other
     objectives, which are not in seconds, of equally good plans the one that moves the least is taken.
+    ``ValueError``: the horizon is not positive.
     ``variants`` are the same model stored otherwise; they are looked at only to name one that fits in a refusal.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
@@ -75,13 +76,11 @@ def plan(
     surveyed = survey(fleet, model, request, policy)
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
-    problem = formulate(surveyed, links, model, request, scores)
+    horizon = _counted_horizon(request, held, horizon_tokens)
+    problem = formulate(surveyed, links, model, request, scores, held if held and horizon else NOTHING)
     moves = None if held is None else Moves(held, links, model, problem.memory, policy)
-    horizon = horizon_tokens if moves is not None and request.objective in IN_SECONDS else None
-    if moves is not None and horizon is not None and horizon < math.inf:
+    if moves is not None and horizon is not None:
         problem = with_movement(problem, moves, horizon)
-    else:
-        horizon = None
     situation = Situation(
         fleet,
         model,
@@ -123,6 +122,14 @@ def plan(
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
     situation = replace(situation, solve_seconds=max(0.0, elapsed() - searching))
     return _answer(situation, outcome, greedy, reason)
+
+
+def _counted_horizon(request: PlacementRequest, held: Held | None, horizon_tokens: float | None) -> float | None:
+    """Return over how many tokens moving is spread in the objective, ``None`` where it is not part of it."""
+    if horizon_tokens is not None and not horizon_tokens > 0:
+        raise ValueError(f"horizon_tokens must be positive, not {horizon_tokens}")
+    counted = held is not None and request.objective in IN_SECONDS and horizon_tokens != math.inf
+    return horizon_tokens if counted else None
 
 
 def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: str) -> Placed | Refused:

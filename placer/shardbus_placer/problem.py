@@ -13,7 +13,7 @@ from shardbus_placer import cost, tensor
 from shardbus_placer.candidates import Survey
 from shardbus_placer.capacity import LayerMemory, layer_memory
 from shardbus_placer.links import Links
-from shardbus_placer.movement import Moves, Moving
+from shardbus_placer.movement import NOTHING, Held, Moves, Moving
 from shardbus_placer.policy import Policy
 from shardbus_placer.score import Score, scores
 
@@ -128,7 +128,8 @@ class Problem:
         moving = [unit.moving for unit in self.units if unit.moving is not None]
         if not moving:
             return 0.0
-        return min(min(one.first for one in moving) + min(one.last for one in moving), min(one.both for one in moving))
+        apart = min(one.first for one in moving) + min(one.last for one in moving)
+        return min([apart, *(one.both for one in moving)])
 
     @cached_property
     def layer_kinds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -146,8 +147,7 @@ class Problem:
 
     @cached_property
     def least_seconds(self) -> float:
-        """The decode time (and move) of all layers if each were on the unit that costs least for it: no plan's latency
-        is less."""
+        """What all layers cost if each were on the unit that it costs least on: no plan's latency is less."""
         return sum(self.least_by_layer) * (1 - ROUNDING)
 
     @cached_property
@@ -247,8 +247,9 @@ def formulate(
     model: ModelProfile,
     request: PlacementRequest,
     score_of: Mapping[DeviceKey, Score],
+    held: Held = NOTHING,
 ) -> Problem:
-    """Return the problem of placing ``model`` on the surveyed candidates."""
+    """Return the problem of placing ``model`` on the surveyed candidates, some of which hold layers already."""
     memory = layer_memory(model, request)
     nodes = tuple(sorted({candidate.node for candidate in survey.candidates}))
     index = {node: position for position, node in enumerate(nodes)}
@@ -261,7 +262,7 @@ def formulate(
 
     units = [
         unit
-        for members in tensor.groups(survey.candidates, model, request.sharding, set(pins), links)
+        for members in tensor.groups(survey.candidates, model, request.sharding, set(pins), links, held)
         if (unit := _unit(members, index, links, crossing, pins, score_of, model)) is not None
         and _holds_a_layer(unit, memory)
     ]

@@ -23,6 +23,8 @@ def movement(claim: Claim) -> Wrong:
             yield "the plan does not say what is moved"
         return
     horizon = claim.horizon_tokens if claim.request.objective in ("latency", "throughput") else None
+    if horizon == math.inf:
+        horizon = None
     if said.horizon_tokens != horizon:
         yield f"movement is counted over {said.horizon_tokens} tokens, not {horizon}"
     wanted = {key: _fetched(claim, stage, key) for stage in claim.placed.stages for key in stage.devices}
@@ -49,8 +51,9 @@ def movement(claim: Claim) -> Wrong:
         yield f"{said.moved_bytes} bytes are not the sum of all transfers"
     if not same(said.moved_seconds, whole):
         yield f"all transfers take {whole} s, not {said.moved_seconds} s"
-    if not same(said.downtime_seconds, max(busy.values(), default=0.0)):
-        yield f"the busiest node fetches or gives for {max(busy.values(), default=0.0)} s, not {said.downtime_seconds} s"
+    longest = max(busy.values(), default=0.0)
+    if not same(said.downtime_seconds, longest):
+        yield f"the busiest node fetches, or gives, for {longest} s, not {said.downtime_seconds} s"
     steady = None if horizon is None else claim.placed.objective.value - said.moved_seconds / horizon
     if (steady is None) != (said.steady_value is None) or (
         steady is not None and said.steady_value is not None and not same(steady, said.steady_value)
