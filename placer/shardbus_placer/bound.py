@@ -16,17 +16,18 @@ ROUNDING = 1e-12
 def counted_bound(problem: Problem, known: float) -> float | None:
     """Return a cost that no plan can go below, or ``None`` if counting says nothing; ``known`` is some plan's cost."""
     if problem.objective == "throughput":
-        return slowest_stage_bound(problem, known) or None
+        moved = problem.least_moved
+        return (slowest_stage_bound(problem.unmoved if moved else problem, known) + moved) or None
     most = [_Counter(problem, unit).most for unit in problem.units]
     if problem.objective == "score":
         return -_filled(problem, most, [unit.score for unit in problem.units], highest=True)
-    if any(unit.seconds_by_count is not None for unit in problem.units):
+    if any(unit.seconds_by_count is not None for unit in problem.units) and not problem.moves:
         return None
     seconds = problem.least_seconds
     if problem.even:
         seconds = _filled(problem, most, [unit.seconds[1] for unit in problem.units], highest=False)
     head = min(unit.head_seconds for unit in problem.units)
-    return (seconds + head) * (1 - ROUNDING)
+    return (seconds + head + problem.least_moved_ends) * (1 - ROUNDING)
 
 
 def _filled(problem: Problem, most: list[int], each: list[float], *, highest: bool) -> float:

@@ -79,14 +79,17 @@ class Counting:
         model.row([(first, 1), (used, -1)], upper=0)
         model.row([(last, 1), (used, -1)], upper=0)
         self._memory_rows(unit, representatives, counts, most, (used, first, last))
+        running, alone = unit.running, unit.seconds_by_count is None or unit.moving is not None
+        seconds = [
+            (column, running[layer + 1] - running[layer])
+            for column, layer in zip(counts, representatives, strict=True)
+            if alone
+        ]
         if unit.seconds_by_count is not None:
-            seconds = self._seconds_by_count(k, unit, total, most)
-        else:
-            seconds = [
-                (column, unit.seconds[layer + 1] - unit.seconds[layer])
-                for column, layer in zip(counts, representatives, strict=True)
-            ]
+            seconds += self._seconds_by_count(k, unit, total, most)
         self.price.stage([*seconds, (last, unit.head_seconds)])
+        if unit.moving is not None:
+            self.price.move([(first, unit.moving.first), (last, unit.moving.last)])
         self.price.reward([(column, unit.score) for column in counts])
 
     def _memory_rows(

@@ -1,7 +1,8 @@
 """The best contiguous cut of the layers over units in a given order, exact for equal and unequal layers.
 
 Costs are always minimised: the slowest stage with its outgoing hop (``throughput``), the sum of stages and
-hops (``latency``), or minus the sum of layers times device score (``score``).
+hops (``latency``), or minus the sum of layers times device score (``score``). Where moving has a price, what all
+stages have to fetch is added to the first two.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from shardbus_placer.problem import Problem, Unit
+from shardbus_placer.problem import HARDLY, Problem, Unit
 
 ROUNDING = 1e-12
 """Relative slack where a float is compared with a limit that was computed in another order."""
@@ -38,9 +39,15 @@ def cost_of(problem: Problem, order: Sequence[Unit], bounds: Sequence[int]) -> f
         return -sum(unit.score * (bounds[i + 1] - bounds[i]) for i, unit in enumerate(order))
     seconds = stage_seconds(order, bounds)
     hops = problem.hop_after(order)
+    moved = moved_in(order, bounds) if problem.moves else 0.0
     if problem.objective == "latency":
-        return math.fsum(seconds) + math.fsum(hops)
-    return max(stage + hop for stage, hop in zip(seconds, hops, strict=True))
+        return math.fsum(seconds) + math.fsum(hops) + moved
+    return max(stage + hop for stage, hop in zip(seconds, hops, strict=True)) + moved
+
+
+def moved_in(order: Sequence[Unit], bounds: Sequence[int]) -> float:
+    """Return what fetching adds to the cost of a cut."""
+    return math.fsum(unit.moved(bounds[i], bounds[i + 1]) for i, unit in enumerate(order))
 
 
 def stage_seconds(order: Sequence[Unit], bounds: Sequence[int]) -> list[float]:
@@ -66,6 +73,8 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
         bounds = _fill(problem, order) if plain else _cheapest(problem, order, [math.inf] * len(order))
         found = _cut(problem, order, bounds)
         return found if found is not None and found.cost < below else None
+    if problem.moves:
+        return _Weighing(problem, order, hops).best(below, fine=fine)
     found = _cut(problem, order, _reach(problem, order, hops, below * (1 - FINE)))
     if found is None or found.cost >= below:
         return None
@@ -86,6 +95,56 @@ def best_cut(problem: Problem, order: Sequence[Unit], below: float = math.inf, *
     limits = [found.cost * (1 + ROUNDING) - hop for hop in hops]
     quickest = _cut(problem, order, _cheapest(problem, order, limits))
     return quickest if quickest is not None and quickest.cost <= found.cost * (1 + FINE) else found
+
+
+class _Weighing:
+    """The best of the slowest stage and of what is fetched together, for one order.
+
+    Within a time, dynamic programming knows the least that must be fetched; the more time, the less that is. So between
+    two times no plan costs less than the shorter with what is fetched within the longer: most of them are ruled out.
+    """
+
+    def __init__(self, problem: Problem, order: tuple[Unit, ...], hops: list[float]) -> None:
+        self.problem, self.order, self.hops = problem, order, hops
+
+    def within(self, limit: float) -> tuple[Cut, float, float] | None:
+        """Return the cut that fetches the least with no stage and its hop above ``limit``; its pace and its moves."""
+        problem, order, hops = self.problem, self.order, self.hops
+        if _reach(problem, order, hops, limit) is None:
+            return None
+        found = _cut(problem, order, _cheapest(problem, order, [limit - hop for hop in hops]))
+        if found is None:
+            return None
+        moved = moved_in(order, found.bounds)
+        return found, found.cost - moved, moved
+
+    def best(self, below: float, *, fine: bool) -> Cut | None:
+        """Return the cheapest cut that costs less than ``below``."""
+        easiest = self.within(math.inf)
+        if easiest is None:
+            return None
+        best, width = None, FINE if fine else COARSE
+        if easiest[0].cost < below:
+            best, below = easiest[0], easiest[0].cost
+        open_between = [(0.0, easiest[1], easiest[2])]
+        while open_between:
+            low, pace, least = open_between.pop()
+            # Whatever is quicker than ``pace`` fetches at least as much, so to be cheaper it must be quicker than this.
+            high = min(pace * (1 - FINE), below * (1 - width) - least)
+            if high <= low * (1 + width):
+                continue
+            near = high - low <= NEAR * high
+            middle = high if near else (low + high) / 2
+            found = self.within(middle)
+            if not near:
+                open_between.append((middle, pace, least))
+            if found is None:
+                continue
+            cut, quicker, more = found
+            if cut.cost < below:
+                best, below = cut, cut.cost
+            open_between.append((low, quicker, more))
+        return best
 
 
 def any_cut(problem: Problem, order: Sequence[Unit]) -> tuple[int, ...] | None:
@@ -205,7 +264,12 @@ def _walk_back(came_from: list[dict[int, int]], end: int) -> tuple[int, ...] | N
 def _running_cost(problem: Problem, unit: Unit) -> Sequence[float]:
     if problem.objective == "score":
         return [-unit.score * layer for layer in range(problem.layers + 1)]
-    return unit.seconds
+    return unit.fetching if _weighs(problem) else unit.running
+
+
+def _weighs(problem: Problem) -> bool:
+    """Return whether what is fetched is weighed against the slowest stage: within a time it then counts alone."""
+    return problem.moves and problem.objective == "throughput"
 
 
 def _cheapest(problem: Problem, order: tuple[Unit, ...], most_seconds: list[float]) -> tuple[int, ...] | None:
@@ -224,12 +288,13 @@ def _cheapest(problem: Problem, order: tuple[Unit, ...], most_seconds: list[floa
         else:
             step, came = dict[int, float](), dict[int, int]()
             running = _running_cost(problem, unit)
+            by_count = None if problem.objective == "score" else unit.seconds_by_count
+            weight = HARDLY if _weighs(problem) else 1.0
             for start, so_far in best.items():
                 for end in _ends(problem, order, position, start, most_seconds[position]):
-                    if unit.seconds_by_count is not None and problem.objective != "score":
-                        total = so_far + unit.seconds_by_count[end - start]
-                    else:
-                        total = so_far + running[end] - running[start]
+                    total = so_far + running[end] - running[start]
+                    if by_count is not None:
+                        total += weight * by_count[end - start]
                     if total < step.get(end, math.inf):
                         step[end], came[end] = total, start
         best = step

@@ -73,6 +73,11 @@ class Price:
             for column, value in scaled:
                 self.model.objective[column] = self.model.objective.get(column, 0.0) + value
 
+    def move(self, seconds: Terms) -> None:
+        """Charge what is fetched: the terms of its share of the cost."""
+        for column, value in seconds:
+            self.model.objective[column] = self.model.objective.get(column, 0.0) + value / self.scale
+
     def reward(self, score: Terms) -> None:
         """Count layers times score, where that is the objective."""
         if self.problem.objective == "score":

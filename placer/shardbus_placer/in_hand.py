@@ -1,11 +1,11 @@
 """A good plan before any solver is asked: rules of thumb, small changes, and trails along quick links."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from shardbus_placer.bound import counted_bound
 from shardbus_placer.greedy import Search, improve, starts
-from shardbus_placer.problem import Problem
+from shardbus_placer.problem import Problem, Unit
 from shardbus_placer.trails import follow_trails
 
 CUT_STAGES = 3200
@@ -14,9 +14,16 @@ FEW = 32
 """For more units than this trails are enough: small changes take long, and the solver takes less."""
 
 
-def plan_in_hand(problem: Problem, out_of_time: Callable[[], bool]) -> tuple[Search, float | None]:
-    """Return a search with the best plan found, and a cost that no plan is below, if counting knows one."""
+def plan_in_hand(
+    problem: Problem, out_of_time: Callable[[], bool], begin_with: Iterable[Sequence[Unit]] = ()
+) -> tuple[Search, float | None]:
+    """Return a search with the best plan found, and a cost that no plan is below, if counting knows one.
+
+    ``begin_with`` are orders that are looked at first.
+    """
     state = Search(problem, 1 << 30, out_of_time)
+    for order in begin_with:
+        state.offer(order)
     alone = without_groups(problem)
     if alone is not None:
         ungrouped, ungrouped_bound = plan_in_hand(alone, out_of_time)

@@ -48,6 +48,8 @@ def interval_program(problem: Problem, *, cutoff: float | None, floor: float, mo
         starting.setdefault((units[i].node, start), []).append(column)
         seconds = units[i].stage_seconds(start, end, last=end == layers)
         spent[i].append((column, seconds + (hop or 0.0) * (end < layers)))
+        if problem.moves:
+            price.move([(column, units[i].moved(start, end))])
         price.reward([(column, units[i].score * (end - start))])
     for columns, one in zip(of_unit, used, strict=True):
         model.row([*((column, 1.0) for column in columns), (one, -1)], 0, 0)

@@ -125,6 +125,7 @@ def _figures(
         unit.seconds_by_count,
         (unit.pin, unit.devices) if unit.pin is not None else None,
         unit.score if problem.objective == "score" else None,
+        unit.moving,
         None if crossing.isdisjoint(unit.devices) else unit.devices,
     )
 

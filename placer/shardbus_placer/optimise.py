@@ -12,7 +12,7 @@ from shardbus_placer.greedy import Search, improve
 from shardbus_placer.intervals import Intervals, interval_program
 from shardbus_placer.itinerary import order_of
 from shardbus_placer.pace_search import search_pace
-from shardbus_placer.problem import Problem, Unit
+from shardbus_placer.problem import ROUNDING, Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solution import CLOSED
 from shardbus_placer.solver_pulp import Session, Solution, Status
@@ -69,6 +69,8 @@ class _Proof:
         self.last = Solution("failed", solver_pulp.solver_name(), detail=NOT_TRIED)
         self.by_solver = False
         self.impossible = False
+        self.slowest = 0.0
+        """Where moving has a price: seconds that no plan's slowest stage is below."""
 
     @property
     def closed(self) -> bool:
@@ -82,6 +84,8 @@ class _Proof:
 
     def steps(self) -> list[Callable[[], None]]:
         """Return what to try, the cheapest first; where counting proved enough, one step for a second proof."""
+        if self.problem.moves and self.problem.objective == "throughput":
+            return [self.keep_unmoved_pace] if self.closed else [self.keep_unmoved_pace, self.cut_layers]
         if self.closed and self.problem.objective != "throughput":
             return [lambda: self.count(with_hops=False)]
         if self.closed:
@@ -111,6 +115,23 @@ class _Proof:
             self.bound = max(self.bound or 0.0, found.bound)
         self.state.polish()
 
+    def keep_unmoved_pace(self) -> None:
+        """Search for the smallest slowest stage whatever it moves: that and the least moves are below every plan."""
+        problem = self.problem.unmoved
+        least = self.problem.least_moved
+        state = Search(problem, 0, self.state.out_of_time)
+        if self.state.best is not None:
+            state.take(_same(problem, self.state.best.order))
+        until = self.seconds_left() * (1 - SINGLE_SHARE)
+        floor = max(0.0, ((self.bound or 0.0) - least) * (1 - ROUNDING))
+        found = search_pace(state, floor, lambda: self.seconds_left() - until)
+        self.last, self.by_solver = found.last, self.by_solver or found.asked
+        self.impossible = found.impossible
+        if state.best is not None:
+            self.state.take(_same(self.problem, state.best.order))
+            self.slowest = found.bound
+            self.bound = max(self.bound or 0.0, (found.bound + least) * (1 - ROUNDING))
+
     def count(self, *, with_hops: bool) -> None:
         """Solve the counting program, adding rows of connection until none is broken."""
         best = self.state.best
@@ -138,14 +159,17 @@ class _Proof:
         """Solve the interval program, which is exact."""
         best = self.state.best
         most = min(MOST_COLUMNS, int(self.seconds_left() * COLUMNS_PER_SECOND))
-        floor = (self.bound or 0.0) if self.problem.objective == "throughput" else 0.0
+        problem = self.problem
+        floor = (self.bound or 0.0) if problem.objective == "throughput" else 0.0
         cutoff = None if best is None else best.cost
-        program = interval_program(self.problem, cutoff=cutoff, floor=floor, most_columns=most)
+        if problem.moves:
+            problem, floor = without_the_useless(problem, cutoff), self.slowest
+        program = interval_program(problem, cutoff=cutoff, floor=floor, most_columns=most)
         if program is None:
             return
         self._learn(solver_pulp.solve(program.model, self.seconds_left()), program.scale)
         if self.last.values:
-            self._take([_chosen(self.problem, program, self.last.values)])
+            self._take([_chosen(problem, program, self.last.values)])
 
     def exhaust(self) -> None:
         """Try every order, where there are few: what was tried so needs no further proof."""
@@ -198,6 +222,12 @@ class _Proof:
         elif last.detail == NOT_TRIED:
             status = "deadline"
         return Outcome(best, self.bound, status, last.solver, by_solver=self.by_solver, detail=last.detail)
+
+
+def _same(problem: Problem, order: Sequence[Unit]) -> list[Unit]:
+    """Return the units of another problem that stand for the same devices."""
+    units = {unit.devices: unit for unit in problem.units}
+    return [units[unit.devices] for unit in order]
 
 
 def _chosen(problem: Problem, program: Intervals, values: Sequence[float]) -> list[Unit]:

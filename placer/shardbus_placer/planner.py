@@ -6,6 +6,7 @@ that there is none refuses.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,20 +23,23 @@ from shardbus_placer.explain import verdicts
 from shardbus_placer.fleet_flow.whole_fleet import place_whole_fleet
 from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import links_of
+from shardbus_placer.movement import NOTHING, Held, Moves
 from shardbus_placer.optimise import Outcome, optimise, proves
 from shardbus_placer.plea import Plea
 from shardbus_placer.policy import Policy
 from shardbus_placer.prefill import hops_with_prefill, stages_with_prefill
-from shardbus_placer.problem import device_scores, formulate
+from shardbus_placer.problem import device_scores, formulate, with_movement
 from shardbus_placer.remedy import remedied
 from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
-from shardbus_placer.settle import Held, settle
+from shardbus_placer.settle import settle
 from shardbus_placer.situation import Situation
-from shardbus_placer.solution import hops_of, objective_of, prediction_of, stages_of
-from shardbus_placer.verify import verify
+from shardbus_placer.solution import hops_of, movement_in, objective_of, prediction_of, stages_of
+from shardbus_placer.standing import standing_orders
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""
+IN_SECONDS = ("latency", "throughput")
+"""Objectives that seconds of moving can be added to."""
 FLOW_SECONDS = 0.006
 """Kept back besides for working out who hands over to whom under ``fleet_throughput``."""
 
@@ -47,12 +51,17 @@ def plan(
     policy: Policy,
     *,
     held: Held | None = None,
+    horizon_tokens: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """Return where ``model`` goes on ``fleet`` under ``request``, or why it cannot.
 
-    ``held`` says which of its layers lie where already: of equally good plans, the one that moves the least is taken.
+    ``held`` says which of its layers lie where already (``movement.held_by`` reads it from a plan); the answer then
+    says what is to be moved. With ``horizon_tokens``, for how many tokens the plan is expected to stand, ``latency``
+    and ``throughput`` count the seconds that moving takes, spread over so many tokens. Without it, and for the other
+    objectives, which are not in seconds, of equally good plans the one that moves the least is taken.
+    ``ValueError``: the horizon is not positive.
     ``variants`` are the same model stored otherwise; they are looked at only to name one that fits in a refusal.
 
     Pure but for ``clock``, which is read for the deadline and the report of time spent only: with a deadline
@@ -67,9 +76,25 @@ def plan(
     surveyed = survey(fleet, model, request, policy)
     links = links_of(fleet, policy)
     scores = device_scores(surveyed, links, policy)
-    problem = formulate(surveyed, links, model, request, scores)
+    horizon = _counted_horizon(request, held, horizon_tokens)
+    problem = formulate(surveyed, links, model, request, scores, held if held and horizon else NOTHING)
+    moves = None if held is None else Moves(held, links, model, problem.memory, policy)
+    if moves is not None and horizon is not None:
+        problem = with_movement(problem, moves, horizon)
     situation = Situation(
-        fleet, model, request, policy, surveyed, links, scores, problem, elapsed, held or {}, variants
+        fleet,
+        model,
+        request,
+        policy,
+        surveyed,
+        links,
+        scores,
+        problem,
+        elapsed,
+        held=held,
+        moves=moves,
+        horizon_tokens=horizon,
+        variants=variants,
     )
     impossible = refusal.at_sight(fleet, model, request, surveyed, problem)
     if impossible is not None:
@@ -83,12 +108,13 @@ def plan(
     easy, reason = _easy(situation)
     searching = elapsed()
     late = GREEDY_SHARE * request.deadline_ms / 1e3
-    state, bound = plan_in_hand(problem, lambda: elapsed() > late)
+    begin_with = () if horizon is None or moves is None else standing_orders(problem, moves.holders)
+    state, bound = plan_in_hand(problem, lambda: elapsed() > late, begin_with)
     greedy = state.best
     if easy and greedy is not None and proves(greedy, bound):
         situation = replace(situation, solve_seconds=max(0.0, elapsed() - searching))
         answer = _placed(situation, greedy, bound, "greedy", reason, ("greedy", "feasible"))
-        if not verify(fleet, model, request, policy, answer):
+        if not situation.faults(answer):
             return answer
     if easy:
         lacking = "no greedy plan holds" if greedy is None else "counting does not prove the greedy plan the best"
@@ -96,6 +122,14 @@ def plan(
     outcome = optimise(problem, state, bound, lambda: situation.seconds_left)
     situation = replace(situation, solve_seconds=max(0.0, elapsed() - searching))
     return _answer(situation, outcome, greedy, reason)
+
+
+def _counted_horizon(request: PlacementRequest, held: Held | None, horizon_tokens: float | None) -> float | None:
+    """Return over how many tokens moving is spread in the objective, ``None`` where it is not part of it."""
+    if horizon_tokens is not None and not horizon_tokens > 0:
+        raise ValueError(f"horizon_tokens must be positive, not {horizon_tokens}")
+    counted = held is not None and request.objective in IN_SECONDS and horizon_tokens != math.inf
+    return horizon_tokens if counted else None
 
 
 def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: str) -> Placed | Refused:
@@ -115,12 +149,12 @@ def _answer(situation: Situation, outcome: Outcome, greedy: Cut | None, reason: 
         if strategy == "greedy":
             why += ", so this is the best greedy plan"
         found = _placed(situation, outcome.cut, outcome.bound, strategy, why, (outcome.solver, outcome.status))
-        if not (wrong := verify(situation.fleet, situation.model, situation.request, situation.policy, found)):
+        if not (wrong := situation.faults(found)):
             return found
         if greedy is not None and greedy is not outcome.cut:
             why = f"{reason}; the solver's plan did not verify ({wrong[0]}), so this is the best greedy plan"
             fallback = _placed(situation, greedy, None, "greedy", why, (outcome.solver, "failed"))
-            if not verify(situation.fleet, situation.model, situation.request, situation.policy, fallback):
+            if not situation.faults(fallback):
                 return fallback
         stopped = f"the plan that was found did not verify: {wrong[0]}"
     proved = outcome.status == "infeasible"
@@ -146,10 +180,10 @@ def _placed(
     candidates = {candidate.key: candidate for candidate in situation.survey.candidates}
     model, request, policy, problem = situation.model, situation.request, situation.policy, situation.problem
     late = situation.out_of_time_to_explain
-    cut = cut if late() else settle(problem, cut, situation.held)
+    cut = cut if late() else settle(problem, cut, situation.moves)
     rival = best_rival(problem, cut, late)
     if rival is not None and is_better(rival, cut):
-        cut, rival = settle(problem, rival, situation.held), cut
+        cut, rival = settle(problem, rival, situation.moves), cut
     stages = stages_of(problem, cut, model=model, request=request, policy=policy, candidates=candidates)
     hops = hops_of(problem, cut, situation.links)
     stages = stages_with_prefill(stages, model=model, request=request, links=situation.links, candidates=candidates)
@@ -165,6 +199,7 @@ def _placed(
         hops=hops,
         objective=objective_of(problem, cut.cost, bound),
         predicted=predicted,
+        movement=movement_in(situation, stages, cut),
         binding=binding_of(problem, cut, late),
         runner_up=runner_up_of(problem, cut, rival),
         devices=verdicts(situation.survey, situation.scores, policy, problem, cut, late),

@@ -74,6 +74,9 @@ class Policy(FrozenModel):
     tensor_link: LinkFigures | None = LinkFigures(bandwidth_bytes_per_second=10e9, latency_seconds=50e-6)
     """What a link between nodes must at least reach, each way, for a tensor group across them: what remote direct
     memory access over Thunderbolt 5 or 100 Gb/s Ethernet does. ``None``: no group leaves its node."""
+    model_source_bandwidth_bytes_per_second: PositiveRate = 125e6
+    """At which a node gets weights from where models are kept, a disk or the net, when no device of the fleet gives
+    them sooner: a gigabit network, careful for a local disk."""
     activation_tokens: int = Field(default=512, ge=0)
     """Tokens that a prefill step takes at once; activation buffers are sized for at most these."""
     activation_buffers: int = Field(default=2, ge=0)

@@ -1,7 +1,7 @@
 """The placement problem in numbers: units that may hold a stage, the memory and time of layers, the hops between."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -13,9 +13,12 @@ from shardbus_placer import cost, tensor
 from shardbus_placer.candidates import Survey
 from shardbus_placer.capacity import LayerMemory, layer_memory
 from shardbus_placer.links import Links
+from shardbus_placer.movement import NOTHING, Held, Moves, Moving
 from shardbus_placer.policy import Policy
 from shardbus_placer.score import Score, scores
 
+HARDLY = 1e-10
+"""The weight of a second of latency beside one of moving where the slowest stage counts."""
 ROUNDING = 1e-12
 """Relative slack of a bound that is a sum of floats: it must never be too high."""
 
@@ -39,6 +42,27 @@ class Unit:
     pin: int | None
     """The exact number of layers it must hold if used."""
     score: float
+    moving: Moving | None = None
+    """What fetching its weights adds to the price of a stage; ``None`` where that is not counted."""
+
+    @cached_property
+    def running(self) -> tuple[float, ...]:
+        """Running sums of what each layer costs alone: its move, and its decode time unless measured by number."""
+        decode = self.seconds if self.seconds_by_count is None else (0.0,) * len(self.seconds)
+        if self.moving is None:
+            return decode
+        return tuple(a + b for a, b in zip(decode, self.moving.layers, strict=True))
+
+    @cached_property
+    def fetching(self) -> tuple[float, ...]:
+        """Running sums of each layer's move, and hardly of its decode time: of cuts that move the same, the quicker."""
+        moved = self.running if self.moving is None else self.moving.layers
+        decode = self.seconds if self.seconds_by_count is None else (0.0,) * len(self.seconds)
+        return tuple(a + HARDLY * b for a, b in zip(moved, decode, strict=True))
+
+    def moved(self, start: int, end: int) -> float:
+        """Return what fetching the layers ``start`` to ``end`` adds to the price of the stage."""
+        return 0.0 if self.moving is None else self.moving.of(start, end)
 
     def stage_seconds(self, start: int, end: int, *, last: bool) -> float:
         """Return the decode time of the layers ``start`` to ``end``, the head's included for the last stage."""
@@ -73,7 +97,39 @@ class Problem:
     @cached_property
     def even(self) -> bool:
         """Whether all layers take the same memory and, on each unit, the same time."""
-        return len(self.layer_kinds[0]) == 1
+        return not self.moves and len(self.layer_kinds[0]) == 1
+
+    @cached_property
+    def moves(self) -> bool:
+        """Whether what must be fetched is part of the price: then layers differ by where they lie."""
+        return any(unit.moving is not None for unit in self.units)
+
+    @cached_property
+    def unmoved(self) -> "Problem":
+        """The same without a price on moving: no plan costs less there than here less ``least_moved``."""
+        return replace(self, units=tuple(replace(unit, moving=None) for unit in self.units))
+
+    @cached_property
+    def least_moved(self) -> float:
+        """What moving adds to the price of any plan at the least: each layer goes to whom it costs least."""
+        if not self.moves:
+            return 0.0
+        return (sum(self.least_moved_by_layer) + self.least_moved_ends) * (1 - ROUNDING)
+
+    @cached_property
+    def least_moved_by_layer(self) -> list[float]:
+        """Of this, what each layer adds."""
+        moving = {id(unit.moving): unit.moving.layers for unit in self.units if unit.moving is not None}
+        return _least_by_layer(list(moving.values()))
+
+    @cached_property
+    def least_moved_ends(self) -> float:
+        """Of this, what embedding and head add."""
+        moving = [unit.moving for unit in self.units if unit.moving is not None]
+        if not moving:
+            return 0.0
+        apart = min(one.first for one in moving) + min(one.last for one in moving)
+        return min([apart, *(one.both for one in moving)])
 
     @cached_property
     def layer_kinds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -82,6 +138,7 @@ class Problem:
         representatives: dict[object, int] = {}
         counts: dict[int, int] = {}
         tables = list({id(unit.seconds): unit.seconds for unit in self.units}.values())
+        tables += list({id(unit.moving): unit.moving.layers for unit in self.units if unit.moving is not None}.values())
         for layer in range(self.layers):
             times = tuple(float(f"{table[layer + 1] - table[layer]:.9e}") for table in tables)
             first = representatives.setdefault((prefix[layer + 1] - prefix[layer], times), layer)
@@ -90,12 +147,13 @@ class Problem:
 
     @cached_property
     def least_seconds(self) -> float:
-        """The decode time of all layers if each were on the unit that is fastest for it: no plan takes less."""
-        if any(unit.seconds_by_count is not None for unit in self.units):
-            return 0.0
-        tables = list({id(unit.seconds): unit.seconds for unit in self.units}.values())
-        layers = range(self.layers)
-        return sum(min(table[layer + 1] - table[layer] for table in tables) for layer in layers) * (1 - ROUNDING)
+        """What all layers cost if each were on the unit that it costs least on: no plan's latency is less."""
+        return sum(self.least_by_layer) * (1 - ROUNDING)
+
+    @cached_property
+    def least_by_layer(self) -> list[float]:
+        """What each layer costs at the least, in decode time and move."""
+        return _least_by_layer(list({id(unit.running): unit.running for unit in self.units}.values()))
 
     def admits(self, order: Sequence[Unit]) -> bool:
         """Return whether the units in this order meet every condition but memory."""
@@ -172,6 +230,11 @@ class Problem:
         return [*[hops[a.node][b.node] or 0.0 for a, b in pairwise(order)], 0.0]
 
 
+def _least_by_layer(tables: Sequence[Sequence[float]]) -> list[float]:
+    """Return for each layer the least step of any of these running sums."""
+    return [min(table[layer + 1] - table[layer] for table in tables) for layer in range(len(tables[0]) - 1)]
+
+
 def device_scores(survey: Survey, links: Links, policy: Policy) -> dict[DeviceKey, Score]:
     """Return the weighted score of every candidate."""
     speeds = {pair: link.bandwidth_bytes_per_second for pair, link in links.between.items()}
@@ -184,8 +247,9 @@ def formulate(
     model: ModelProfile,
     request: PlacementRequest,
     score_of: Mapping[DeviceKey, Score],
+    held: Held = NOTHING,
 ) -> Problem:
-    """Return the problem of placing ``model`` on the surveyed candidates."""
+    """Return the problem of placing ``model`` on the surveyed candidates, some of which hold layers already."""
     memory = layer_memory(model, request)
     nodes = tuple(sorted({candidate.node for candidate in survey.candidates}))
     index = {node: position for position, node in enumerate(nodes)}
@@ -198,7 +262,7 @@ def formulate(
 
     units = [
         unit
-        for members in tensor.groups(survey.candidates, model, request.sharding, set(pins), links)
+        for members in tensor.groups(survey.candidates, model, request.sharding, set(pins), links, held)
         if (unit := _unit(members, index, links, crossing, pins, score_of, model)) is not None
         and _holds_a_layer(unit, memory)
     ]
@@ -215,6 +279,18 @@ def formulate(
         max_stages=request.max_stages or unbounded,
         pins=pins,
     )
+
+
+def with_movement(problem: Problem, moves: Moves, horizon_tokens: float) -> Problem:
+    """Return the problem with the seconds that fetching takes, spread over ``horizon_tokens``, added to the price."""
+    alike: dict[object, Moving] = {}
+    units: list[Unit] = []
+    for unit in problem.units:
+        kind = moves.kind(unit.devices)
+        if kind not in alike:
+            alike[kind] = moves.moving(unit.devices, horizon_tokens)
+        units.append(replace(unit, moving=alike[kind]))
+    return replace(problem, units=tuple(units))
 
 
 def _unit(

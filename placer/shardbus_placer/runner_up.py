@@ -153,6 +153,7 @@ def kind_of(unit: Unit) -> object:
         measured,
         unit.score,
         unit.pin,
+        unit.moving,
     )
 
 

@@ -9,11 +9,13 @@ plan stays near the old one. Where a score does not tell how to cut, the slowest
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, combinations, pairwise
 
 from shardbus_schemas.ids import DeviceKey
 
 from shardbus_placer.cut import Cut, best_cut, cost_of, stage_seconds
+from shardbus_placer.movement import Holding, Moves
 from shardbus_placer.problem import Problem, Unit
 
 SAME = 1e-9
@@ -23,14 +25,11 @@ MOST_STAGES_PRICED = 1000
 MOST_PASSES = 8
 """How often all changes are gone through."""
 
-Held = Mapping[DeviceKey, tuple[int, int]]
-"""The range of this model's layers that each device holds already."""
 
-
-def settle(problem: Problem, cut: Cut, held: Held) -> Cut:
+def settle(problem: Problem, cut: Cut, moves: Moves | None) -> Cut:
     """Return the plan to take among those that cost no more than ``cut``."""
     limit = cut.cost + SAME * abs(cut.cost)
-    state = _Settling(problem, held, limit, cut)
+    state = _Settling(problem, moves, limit, cut)
     for _ in range(MOST_PASSES):
         before = state.cut
         while state.drops_a_stage():
@@ -41,31 +40,6 @@ def settle(problem: Problem, cut: Cut, held: Held) -> Cut:
         if state.cut == before:
             break
     return state.cut
-
-
-def moved_bytes(problem: Problem, cut: Cut, held: Held) -> int:
-    """Return what all devices must take in that they do not hold yet: weights, and the cache that belongs to them."""
-    return sum(
-        _moved(problem, unit, start, end, held)
-        for unit, (start, end) in zip(cut.order, pairwise(cut.bounds), strict=True)
-    )
-
-
-def _moved(problem: Problem, unit: Unit, start: int, end: int, held: Held) -> int:
-    memory, total = problem.memory, 0
-    for device in unit.devices:
-        first, last = held.get(device, (end, end))
-        kept_from, kept_to = max(first, start), min(last, end)
-        new = memory.prefix[end] - memory.prefix[start]
-        if kept_from < kept_to:
-            new -= memory.prefix[kept_to] - memory.prefix[kept_from]
-        known = first < last
-        new += memory.extra(
-            first=start == 0 and not (known and first == 0),
-            last=end == problem.layers and not (known and last == problem.layers),
-        )
-        total += -(-new // len(unit.devices))
-    return total
 
 
 def _balanced(problem: Problem, cut: Cut) -> Cut:
@@ -111,11 +85,16 @@ class _Settling:
     """A plan that is changed for an equally good one that comes before it, until none does."""
 
     problem: Problem
-    held: Held
+    moves: Moves | None
     limit: float
     cut: Cut
     drops_left: int = MOST_STAGES_PRICED
     swaps_left: int = MOST_STAGES_PRICED
+
+    @cached_property
+    def holders(self) -> Mapping[DeviceKey, Holding]:
+        """Who has layers already."""
+        return {} if self.moves is None else self.moves.holders
 
     def drops_a_stage(self) -> bool:
         """Do without a stage, or with a part of a group, if that is as good; return whether it was."""
@@ -144,7 +123,7 @@ class _Settling:
             self._exchange(at, alike.get(_figures(self.cut.order[at]), []))
         for i, j in combinations(range(len(self.cut.order)), 2):
             self._swap(i, j)
-        if self.held and self.problem.objective != "score":
+        if self.holders and self.problem.objective != "score":
             self._shift()
 
     def _alike(self) -> dict[object, list[Unit]]:
@@ -162,11 +141,11 @@ class _Settling:
         unit, start, end = order[at], bounds[at], bounds[at + 1]
         elsewhere = {device for other in order if other is not unit for device in other.devices}
         needed = self.problem.memory.stage(start, end)
-        best = (_moved(self.problem, unit, start, end, self.held), unit.devices)
+        best = (self._moved(unit, start, end), unit.devices)
         for other in alike:
             if other.room_bytes < needed or not elsewhere.isdisjoint(other.devices):
                 continue
-            rank = (_moved(self.problem, other, start, end, self.held), other.devices)
+            rank = (self._moved(other, start, end), other.devices)
             if rank >= best:
                 continue
             changed = (*order[:at], other, *order[at + 1 :])
@@ -190,19 +169,19 @@ class _Settling:
         if self.swaps_left < 0:
             return
         tied_ends = self.problem.memory.both_ends != self.problem.memory.embedding + self.problem.memory.head
-        if not self.held and not tied_ends and order[i].devices < order[j].devices:
+        if not self.holders and not tied_ends and order[i].devices < order[j].devices:
             return
         swapped = list(order)
         swapped[i], swapped[j] = order[j], order[i]
         counts = [end - start for start, end in pairwise(bounds)]
         if counts[i] != counts[j] and self._take(tuple(swapped), bounds):
             return
-        if self.held and (self._moves(i, j) or self._moves(j, i)):
+        if self.holders and (self._relocates(i, j) or self._relocates(j, i)):
             return
         counts[i], counts[j] = counts[j], counts[i]
         self._take(tuple(swapped), tuple(accumulate(counts, initial=0)))
 
-    def _moves(self, here: int, there: int) -> bool:
+    def _relocates(self, here: int, there: int) -> bool:
         """Move a stage with its layers to another place; return whether that was as good and came first."""
         stages = list(zip(self.cut.order, (end - start for start, end in pairwise(self.cut.bounds)), strict=True))
         stages.insert(there, stages.pop(here))
@@ -212,8 +191,9 @@ class _Settling:
         """Move boundaries to where the devices on either side have theirs already."""
         for at in range(1, len(self.cut.order)):
             order = self.cut.order
-            known = {self.held[device][1] for device in order[at - 1].devices if device in self.held}
-            known |= {self.held[device][0] for device in order[at].devices if device in self.held}
+            held = self.holders
+            known = {held[device].end for device in order[at - 1].devices if device in held}
+            known |= {held[device].start for device in order[at].devices if device in held}
             for bound in sorted(known):
                 bounds = self.cut.bounds
                 if bounds[at - 1] < bound < bounds[at + 1]:
@@ -228,13 +208,21 @@ class _Settling:
         found = Cut(order, bounds, cost_of(problem, order, bounds))
         if found.cost > self.limit:
             return False
-        before, after = moved_bytes(problem, self.cut, self.held), moved_bytes(problem, found, self.held)
+        before, after = self._moved_in(self.cut), self._moved_in(found)
         names, known = [unit.devices for unit in order], [unit.devices for unit in self.cut.order]
         # A nicer order alone is not worth a slower one.
         if after > before or (after == before and ((names, bounds) >= (known, self.cut.bounds) or self._slower(found))):
             return False
         self.cut = found
         return True
+
+    def _moved_in(self, cut: Cut) -> int:
+        stages = zip(cut.order, pairwise(cut.bounds), strict=True)
+        return sum(self._moved(unit, start, end) for unit, (start, end) in stages)
+
+    def _moved(self, unit: Unit, start: int, end: int) -> int:
+        """Return the bytes that a stage fetches; nothing where nobody holds anything, for then every plan does."""
+        return self.moves.bytes(unit.devices, start, end) if self.moves is not None and self.holders else 0
 
     def _slower(self, found: Cut) -> bool:
         """Return whether a token waits longer, or the slowest stage is slower."""
@@ -247,4 +235,7 @@ class _Settling:
 
 def _figures(unit: Unit) -> object:
     """Return all in which units that may stand for each other are equal."""
-    return (len(unit.devices), unit.pin, unit.score, unit.head_seconds, unit.seconds, unit.seconds_by_count)
+    return (
+        *(len(unit.devices), unit.pin, unit.score, unit.head_seconds, unit.seconds, unit.seconds_by_count),
+        unit.moving,
+    )

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import PlacementRequest
+from shardbus_schemas.placement import Placed, PlacementRequest
 
 from shardbus_placer.candidates import Survey
 from shardbus_placer.links import Links
+from shardbus_placer.movement import Held, Moves
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem
 from shardbus_placer.score import Score
-from shardbus_placer.settle import Held
+from shardbus_placer.verify import verify
 
 FINISH_SECONDS = 0.007
 FINISH_SECONDS_PER_DEVICE = 0.00015
@@ -36,7 +37,12 @@ class Situation:
     problem: Problem
     elapsed: Callable[[], float]
     """Seconds since the request came."""
-    held: Held
+    held: Held | None = None
+    """What of the model lies where already; ``None`` where nobody said."""
+    moves: Moves | None = None
+    """What plans have to fetch then."""
+    horizon_tokens: float | None = None
+    """Over how many tokens that is spread in the objective; ``None`` where it is not part of it."""
     variants: Iterable[ModelProfile] = ()
     solve_seconds: float = 0.0
     """What searching and solving took, once they are over."""
@@ -49,6 +55,18 @@ class Situation:
     def out_of_time_to_explain(self) -> bool:
         """Return whether only the time that verifying takes is left."""
         return self._until_the_deadline < VERIFY_SHARE * self._finish_seconds
+
+    def faults(self, placed: Placed) -> tuple[str, ...]:
+        """Return what the verifier finds wrong with a plan."""
+        return verify(
+            self.fleet,
+            self.model,
+            self.request,
+            self.policy,
+            placed,
+            held=self.held,
+            horizon_tokens=self.horizon_tokens,
+        )
 
     @property
     def _until_the_deadline(self) -> float:

@@ -1,10 +1,11 @@
 """A cut as an answer: stages, hops, objective and prediction in the words of the bus."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Hop, ObjectiveValue, PlacementRequest, Prediction, Stage
+from shardbus_schemas.placement import Hop, Movement, ObjectiveValue, PlacementRequest, Prediction, Stage
 
 from shardbus_placer import capacity, tensor
 from shardbus_placer.candidates import Candidate, Survey
@@ -13,6 +14,7 @@ from shardbus_placer.links import Links
 from shardbus_placer.policy import Policy
 from shardbus_placer.prediction import predict
 from shardbus_placer.problem import Problem
+from shardbus_placer.situation import Situation
 
 CLOSED = 1e-7
 """Relative distance between value and bound below which the value is proved optimal."""
@@ -82,6 +84,15 @@ def objective_of(problem: Problem, cost: float, bound: float | None) -> Objectiv
         bound=None if bound is None else sign * bound,
         gap=gap,
     )
+
+
+def movement_in(situation: Situation, stages: Sequence[Stage], cut: Cut) -> Movement | None:
+    """Return what a plan has to fetch, ``None`` where nobody said what lies where."""
+    if situation.moves is None:
+        return None
+    moved = math.fsum(unit.moved(*cut.bounds[i : i + 2]) for i, unit in enumerate(cut.order))
+    steady = None if situation.horizon_tokens is None else cut.cost - moved
+    return situation.moves.movement(stages, steady, situation.horizon_tokens)
 
 
 def prediction_of(

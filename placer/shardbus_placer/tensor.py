@@ -4,7 +4,7 @@ A group is of alike devices, of one node or of several whose links allow it (``P
 nodes it takes all alike devices of each, and equally many from each.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import combinations
 
@@ -21,6 +21,7 @@ MOST_SUBSETS_OF = 6
 sorted by room are, and among more nodes only the list of names cut into pieces of one size."""
 
 Group = tuple[Candidate, ...]
+NOTHING: Mapping[DeviceKey, Hashable] = {}
 
 
 def largest_share(model: ModelProfile, devices: int) -> Fraction | None:
@@ -74,8 +75,13 @@ def groups(
     sharding: Sharding,
     pinned: Collection[DeviceKey],
     links: Links,
+    standing: Mapping[DeviceKey, Hashable] = NOTHING,
 ) -> list[Group]:
-    """Return the single devices and tensor groups that may hold a stage."""
+    """Return the single devices and tensor groups that may hold a stage.
+
+    ``standing`` are devices that hold layers already, those of one group with equal values: then it matters which of
+    alike devices are taken, and old groups are among the new ones.
+    """
     found: list[Group] = []
     if sharding != "tensor":
         found += [(candidate,) for candidate in candidates]
@@ -87,8 +93,8 @@ def groups(
         by_kind.setdefault(_kind(candidate), {}).setdefault(candidate.node, []).append(candidate)
     for by_node in by_kind.values():
         for members in by_node.values():
-            found += _inside(members, sizes, pinned)
-        found += _across(by_node, sizes, links)
+            found += _inside(members, sizes, pinned, standing)
+        found += _across(by_node, sizes, links, standing)
     return found
 
 
@@ -99,22 +105,41 @@ def _kind(candidate: Candidate) -> object:
     return (kind, candidate.bandwidth, candidate.seconds, candidate.seconds_by_count, candidate.flops)
 
 
-def _inside(members: list[Candidate], sizes: Collection[int], pinned: Collection[DeviceKey]) -> Iterator[Group]:
+def _inside(
+    members: list[Candidate],
+    sizes: Collection[int],
+    pinned: Collection[DeviceKey],
+    standing: Mapping[DeviceKey, Hashable],
+) -> Iterator[Group]:
     """Yield the groups of alike devices of one node.
 
     They are interchangeable but for their free memory: a group is as roomy as its least roomy member, so only runs
-    of the list sorted by room can be needed, unless one of them is pinned.
+    of the list sorted by room can be needed, unless one of them is pinned or holds layers already. Where there are too
+    many for every subset, the latter are put together in runs as well.
     """
     members.sort(key=lambda candidate: (-candidate.room_bytes, candidate.key))
-    every = len(members) <= MOST_SUBSETS_OF and any(candidate.key in pinned for candidate in members)
+    apart = any(candidate.key in pinned or candidate.key in standing for candidate in members)
+    every = len(members) <= MOST_SUBSETS_OF and apart
+    orders = [members]
+    if apart and not every:
+        held = [candidate for candidate in members if candidate.key in standing]
+        held.sort(key=lambda candidate: (repr(standing[candidate.key]), candidate.key))
+        orders.append(held + [candidate for candidate in members if candidate.key not in standing])
     for size in sorted(sizes):
         if every:
             yield from combinations(members, size)
         else:
-            yield from (tuple(members[start : start + size]) for start in range(len(members) - size + 1))
+            runs = [tuple(order[at : at + size]) for order in orders for at in range(len(order) - size + 1)]
+            once = {frozenset(candidate.key for candidate in run): run for run in runs} if len(orders) > 1 else {}
+            yield from once.values() if once else runs
 
 
-def _across(by_node: Mapping[NodeId, list[Candidate]], sizes: Collection[int], links: Links) -> Iterator[Group]:
+def _across(
+    by_node: Mapping[NodeId, list[Candidate]],
+    sizes: Collection[int],
+    links: Links,
+    standing: Mapping[DeviceKey, Hashable],
+) -> Iterator[Group]:
     """Yield the groups of whole nodes: all alike devices of each, where every pair of nodes is joined well enough."""
     by_count: dict[int, list[NodeId]] = {}
     for node, members in by_node.items():
@@ -124,10 +149,29 @@ def _across(by_node: Mapping[NodeId, list[Candidate]], sizes: Collection[int], l
         for many in range(2, len(nodes) + 1):
             if count * many not in sizes:
                 continue
-            chosen = combinations(nodes, many) if len(nodes) <= MOST_SUBSETS_OF else _pieces(nodes, many)
+            if len(nodes) <= MOST_SUBSETS_OF:
+                chosen = list(combinations(nodes, many))
+            else:
+                chosen = list(_pieces(nodes, many))
+                chosen += [old for old in _standing(by_node, nodes, many, standing) if old not in chosen]
             for together in chosen:
                 if all(pair in links.for_tensor for pair in combinations(together, 2)):
                     yield tuple(candidate for node in together for candidate in by_node[node])
+
+
+def _standing(
+    by_node: Mapping[NodeId, list[Candidate]],
+    nodes: Sequence[NodeId],
+    many: int,
+    standing: Mapping[DeviceKey, Hashable],
+) -> Iterator[tuple[NodeId, ...]]:
+    """Yield so many nodes each whose devices are an old group."""
+    groups: dict[Hashable, list[NodeId]] = {}
+    for node in nodes:
+        held = {standing.get(candidate.key) for candidate in by_node[node]}
+        if len(held) == 1 and (one := held.pop()) is not None:
+            groups.setdefault(one, []).append(node)
+    yield from (tuple(group) for group in groups.values() if len(group) == many)
 
 
 def _pieces(nodes: Sequence[NodeId], many: int) -> Iterator[tuple[NodeId, ...]]:

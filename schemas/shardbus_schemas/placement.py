@@ -249,8 +249,10 @@ RefusalCode = Literal[
     "access_denied",
     "quota_exceeded",
     "preempted",
+    "back_off",
 ]
-"""``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
+"""``preempted``: it gave way to a higher priority. ``back_off``: it was taken off its devices too often, and waits.
+``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
 
 
 RemedyKind = Literal[
@@ -306,6 +308,39 @@ class Refusal(FrozenModel):
     """Whether a solver (or a counting argument) proved that no plan exists."""
 
 
+class Transfer(FrozenModel):
+    """Weights that one device has to fetch before an instance runs as planned."""
+
+    device: DeviceKey
+    """Who receives them."""
+    from_device: DeviceKey | None = Field(default=None, alias="from")
+    """Who has them, a tensor group named by its first device; ``None``: they come from where models are kept."""
+    weight_bytes: Bytes
+    seconds: Seconds
+    """Bytes over the bandwidth of that way."""
+
+
+class Movement(FrozenModel):
+    """What has to be fetched to get from where a model's weights lie to where a plan wants them.
+
+    With ``horizon_tokens`` it is part of what was optimised: the objective's value, bound and gap are then about
+    ``steady_value + moved_seconds / horizon_tokens``, seconds per token over that many tokens.
+    """
+
+    moved_bytes: Bytes
+    """Weights only: the KV cache is worked out again."""
+    moved_seconds: Seconds
+    """All transfers, one after another."""
+    downtime_seconds: Seconds
+    """How long the instance is down if nodes fetch at once, and each takes in, and gives out, one thing after the
+    other; never more than ``moved_seconds``."""
+    horizon_tokens: Annotated[float, Field(gt=0)] | None = None
+    """For how many tokens the plan is expected to stand; ``None``: movement only decided between equally good plans."""
+    steady_value: float | None = None
+    """The objective's value without what is moved; ``None`` where that is the value itself."""
+    transfers: tuple[Transfer, ...] = ()
+
+
 Strategy = Literal["greedy", "ilp", "none"]
 """``none``: refused before anything was planned, such as an unknown model."""
 
@@ -323,6 +358,8 @@ class Placed(FrozenModel):
     """One per pair of consecutive stages, in order; empty for one stage."""
     objective: ObjectiveValue
     predicted: Prediction
+    movement: Movement | None = None
+    """What is to be fetched; ``None`` where nobody said what lies where already."""
     flows: tuple[Flow, ...] = ()
     """Under ``fleet_throughput`` only: which share of the tokens goes which way."""
     binding: tuple[Binding, ...] = ()

@@ -12,6 +12,7 @@ from shardbus_schemas.ids import DeviceKey, NodeId
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest
 
+from shardbus_placer.movement import Held
 from shardbus_placer.policy import Policy
 
 CLOSE = 1e-6
@@ -30,6 +31,10 @@ class Claim:
     request: PlacementRequest
     policy: Policy
     placed: Placed
+    held: Held | None = None
+    """What lay where before, if anybody said."""
+    horizon_tokens: float | None = None
+    """For how many tokens the plan was to stand, if that was said."""
 
     @cached_property
     def devices(self) -> dict[DeviceKey, FleetDevice]:

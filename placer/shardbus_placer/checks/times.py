@@ -56,6 +56,8 @@ def objective(claim: Claim) -> Wrong:
         value = sum(
             stage.layers * sum(of[key] for key in stage.devices) / len(stage.devices) for stage in placed.stages
         )
+    if placed.movement is not None and placed.movement.horizon_tokens is not None:
+        value += placed.movement.moved_seconds / placed.movement.horizon_tokens
     if not same(objective.value, value):
         yield f"the objective is {value}, not {objective.value}"
     if objective.bound is not None:

@@ -17,7 +17,6 @@ from shardbus_placer.fleet_flow.spending import Spending
 from shardbus_placer.fleet_flow.traffic import Capacities, Held, Traffic, capacities, traffic
 from shardbus_placer.policy import Policy
 from shardbus_placer.situation import Situation
-from shardbus_placer.verify import verify
 
 JOININGS = 400
 """Flows that may be worked out to let further units join."""
@@ -45,7 +44,7 @@ def place_whole_fleet(situation: Situation, seconds_left: Callable[[], float], p
         through = spread(problem, rates, capacity, through, everyone, spending)
         if len(nodes_in(problem, through)) >= problem.min_nodes:
             placed = _placed(situation, seconds_left, rates, capacity, found, through)
-            if not verify(situation.fleet, situation.model, request, situation.policy, placed):
+            if not situation.faults(placed):
                 return placed
     return _around_one_pipeline(situation, seconds_left, rates, capacity, found, plan)
 
@@ -83,7 +82,7 @@ def _around_one_pipeline(
         for candidate in (grown(problem, rates, capacity, wide, everyone, spending), wide):
             if len(nodes_in(problem, candidate)) >= problem.min_nodes:
                 placed = _placed(situation, seconds_left, rates, capacity, found, candidate)
-                if not verify(situation.fleet, situation.model, request, situation.policy, placed):
+                if not situation.faults(placed):
                     return placed
     # One pipeline cannot spread so far; that devices side by side cannot either was not proved.
     refusal = Refusal(
@@ -125,14 +124,16 @@ def _placed(
     if objective.gap:
         late = seconds_left() <= 0
         reason += "; the deadline passed before the gap was closed" if late else "; a gap to the bound remains"
+    stages = answer.stages_in(through, problem, rates, situation.model, request, situation.policy, situation.survey)
     return Placed(
         model_id=situation.model.model_id,
         strategy=strategy,
         strategy_reason=reason,
-        stages=answer.stages_in(through, problem, rates, situation.model, request, situation.policy, situation.survey),
+        stages=stages,
         flows=answer.flows_in(through, problem),
         objective=objective,
         predicted=answer.prediction_in(through, problem, situation.survey, situation.links),
+        movement=None if situation.moves is None else situation.moves.movement(stages),
         binding=answer.binding_in(through, problem, rates, capacity),
         solver=SolverReport(
             name=solver_pulp.solver_name() if found.by_solver else "greedy",
