@@ -24,14 +24,17 @@ async def append(
     causation_id: str | None,
     expected: ExpectedLast | None,
     last_id: str | None = None,
-) -> None:
-    """Append ``changes``; raises WrongSequenceError if the ledger is not as expected any more, and BusError.
+) -> int:
+    """Append ``changes``, one at least, and return where the last of them is.
+
+    Raises WrongSequenceError if the ledger is not as expected any more, and BusError.
 
     What was appended by then stays: each event is true by itself. ``name`` and the sequence make ids that a retry of
     the same decision would give again; ``last_id`` is that of the last, whatever the ledger held.
     """
     held = expected
     start = 0 if expected is None else expected.sequence
+    last = 0
     for number, change in enumerate(changes):
         is_last = number == len(changes) - 1
         on_ledger = isinstance(change, ON_LEDGER)
@@ -46,3 +49,5 @@ async def append(
         )
         if on_ledger and held is not None:
             held = ExpectedLast(LEDGER, appended.sequence)
+        last = appended.sequence
+    return last

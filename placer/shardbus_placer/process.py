@@ -22,6 +22,7 @@ from shardbus_placer.caretaker import Caretaker
 from shardbus_placer.catching_up import caught_up
 from shardbus_placer.decider import command_id_of, conflict, decide
 from shardbus_placer.knowledge import Knowledge
+from shardbus_placer.replies import reply, reply_error, serve_asks
 from shardbus_placer.settings import PlacerSettings
 
 log = logging.getLogger(__name__)
@@ -39,18 +40,19 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
     following = asyncio.create_task(live.run(stop), name="placer-state")
     working = asyncio.create_task(placer.work(), name="placer-work")
     caring = asyncio.create_task(caretaker.run(stop), name="placer-care")
+    asking = asyncio.create_task(serve_asks(bus), name="placer-asks")
     stopping = asyncio.create_task(stop.wait(), name="placer-stop")
     try:
-        await asyncio.wait({following, working, caring, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (following, working, caring):
+        await asyncio.wait({following, working, caring, asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (following, working, caring, asking):
             if task.done() and not stop.is_set():
                 task.result()  # a task that ended by itself failed: let its error out
         await placer.idle()
     finally:
         stop.set()
-        for task in (working, caring, stopping):
+        for task in (working, caring, asking, stopping):
             task.cancel()
-        await asyncio.gather(following, working, caring, stopping, return_exceptions=True)
+        await asyncio.gather(following, working, caring, asking, stopping, return_exceptions=True)
 
 
 class Placer:
@@ -104,35 +106,37 @@ class Placer:
         with following(f"answer {received.envelope.type}", item.stored.headers) as span:
             span.set_attribute("shardbus.command_id", command_id_of(received))
             async with _kept(item, self._settings.ack_wait_seconds / 3):
-                answer = await self._decide_and_append(received)
+                answer, sequence = await self._decide_and_append(received)
             if answer is not None:
                 span.set_attribute("shardbus.answer", type(answer).__name__)
+            await reply(self._bus, item.stored.headers, sequence)
             await _acknowledge(item)
 
-    async def _decide_and_append(self, received: Received[commands.Command]) -> events.FleetEvent | None:
+    async def _decide_and_append(self, received: Received[commands.Command]) -> tuple[events.FleetEvent | None, int]:
+        """Return the answer, if there was none before, and where it is in ``FLEET``."""
         for _ in range(self._settings.max_conflicts):
             expected = await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
             started = time.perf_counter()
             changes = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), self._knowledge)
             if not changes:
                 log.info("%s was answered before", command_id_of(received))
-                return None
+                return None, self._live.state.decisions[command_id_of(received)]
             try:
-                await self._append(changes, received, expected)
+                sequence = await self._append(changes, received, expected)
             except WrongSequenceError:
                 continue
             _report(changes[-1], time.perf_counter() - started)
-            return changes[-1]
+            return changes[-1], sequence
         rejected = conflict(received, self._live.state, self._settings.max_conflicts)
-        await self._append([rejected], received, None)
+        sequence = await self._append([rejected], received, None)
         _report(rejected, 0)
-        return rejected
+        return rejected, sequence
 
     async def _append(
         self, changes: Sequence[events.FleetEvent], received: Received[commands.Command], expected: ExpectedLast | None
-    ) -> None:
+    ) -> int:
         command_id = command_id_of(received)
-        await ledger.append(
+        return await ledger.append(
             self._bus,
             changes,
             source=self._source,
@@ -159,6 +163,7 @@ class Placer:
                 await asyncio.sleep(delay)
                 delay = min(5, delay * 2)
         metrics.buried(stream=COMMANDS, code=code)
+        await reply_error(self._bus, item.stored.headers, code, reason)
         await _acknowledge(item)
 
 
