@@ -17,7 +17,7 @@ from shardbus_schemas.ids import CommandId
 from shardbus_console.answer_view import code_of, print_answer
 from shardbus_console.connection import open_bus
 from shardbus_console.exits import CommandError, Exit
-from shardbus_console.output import print_json, say
+from shardbus_console.output import print_json
 from shardbus_console.progress import Goal, Reached, Until
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ class Waited:
     reached: Reached
     seconds: float
 
+    @property
+    def text(self) -> str:
+        """How far it is, and whether that is the end."""
+        over = "" if self.reached.end else f"not yet, after {self.seconds:.0f} s: "
+        return f"{over}{self.reached.text}"
+
     def as_json(self) -> dict[str, object]:
         """Return it as JSON; ``timeout`` is the end of what went on when its time was over."""
         return {"end": self.reached.end or "timeout", "text": self.reached.text, "seconds": round(self.seconds, 3)}
@@ -76,15 +82,9 @@ def carry_out(
     if json:
         shown = answer.model_dump(mode="json", by_alias=True)
         print_json(shown if waited is None else {**shown, "waited": waited.as_json()})
-    if isinstance(answer, events.CommandRejected):
+    if isinstance(answer, events.CommandRejected) and waited is None:
         raise CommandError(answer.message, code_of(answer))
-    if waited is None:
-        code = code_of(answer)
-    else:
-        code = code_after_wait(waited.reached)
-        if not json:
-            over = "" if waited.reached.end else f"not yet, after {waited.seconds:.0f} s: "
-            say(f"{over}{waited.reached.text}")
+    code = code_of(answer) if waited is None else code_after_wait(waited.reached)
     if code:
         raise typer.Exit(code)
 
@@ -133,6 +133,9 @@ async def _send(
             line = Line()
             try:
                 reached = await follow(live, command_id, goal, line, end)
-            finally:
+            except BaseException:
                 line.end()
-            return answer, Waited(reached, time.monotonic() - began)
+                raise
+            waited = Waited(reached, time.monotonic() - began)
+            line.end(waited.text)
+            return answer, waited

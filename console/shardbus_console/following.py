@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.streams import FLEET
 
+from shardbus_console.output import say
+
 if TYPE_CHECKING:
     from shardbus_eventstore.live import LiveState
 
@@ -73,20 +75,25 @@ class Line:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._shown = False
+        self._last: str | None = None
 
     def show(self, text: str) -> None:
         """Say how far it is."""
-        plain = "".join(character if character.isprintable() else " " for character in text)
-        if not self._terminal:
-            sys.stderr.write(f"{plain}\n")
-        else:
-            sys.stderr.write(f"\r{plain[: get_terminal_size().columns - 1]}\x1b[K")
-            self._shown = True
-        sys.stderr.flush()
+        plain = _printable(text)
+        if plain != self._last:
+            shown = f"\r{plain[: get_terminal_size().columns - 1]}\x1b[K" if self._terminal else f"{plain}\n"
+            sys.stderr.write(shown)
+            sys.stderr.flush()
+            self._last = plain
 
-    def end(self) -> None:
-        """Take the line away."""
-        if self._shown:
+    def end(self, text: str | None = None) -> None:
+        """Take the line away, and leave how it ended, if it did."""
+        if self._terminal and self._last is not None:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+        if text is not None and (self._terminal or _printable(text) != self._last):
+            say(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)

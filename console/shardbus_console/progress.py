@@ -78,8 +78,7 @@ class ReplicasRun:
         if len(replicas) != wanted:
             more = len(replicas) - wanted
             return Reached(f"{head}, {f'{more} more to delete' if more > 0 else f'{-more} more to make'}")
-        reached = _standing(state, replicas, self.until, quiet_seconds, patient=self.patient)
-        return Reached(f"{head}; {reached.text}", reached.end)
+        return _standing(state, replicas, self.until, quiet_seconds, head=head, patient=self.patient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +112,24 @@ def placed_on(state: FleetState, target: str) -> frozenset[InstanceId]:
 
 
 def shards_text(states: Iterable[str]) -> str:
-    """Return how many of an instance's shards are ready, and what the others do."""
+    """Return how many of an instance's shards are ready, and what others do of which a runtime said something."""
     count = Counter(states)
-    others = ", ".join(
-        f"{count[state]} {state}" for state in ("failed", "loading", "stopped", "wanted") if count[state]
-    )
+    others = ", ".join(f"{count[state]} {state}" for state in ("failed", "loading", "stopped") if count[state])
     return f"{count['ready']}/{count.total()} ready" + (f" ({others})" if others else "")
 
 
 def _standing(
-    state: FleetState, records: Sequence[InstanceRecord], until: Until | None, quiet_seconds: float, *, patient: bool
+    state: FleetState,
+    records: Sequence[InstanceRecord],
+    until: Until | None,
+    quiet_seconds: float,
+    *,
+    patient: bool,
+    head: str | None = None,
 ) -> Reached:
     waiting = [record for record in records if not _is_placed(record)]
     placed = [record for record in records if _is_placed(record)]
-    parts = [_placed_text(placed)] if placed else []
+    parts = [_placed_text(placed, head)] if placed else [head] if head else []
     silent = [record for record in placed if not _is_ready(record) and not _may_report(state, record)]
     unready = [record for record in placed if not _is_ready(record)]
     if until == "placed":
@@ -138,7 +141,7 @@ def _standing(
         goes_on = bool(unready)
     if waiting:
         parts.append(_waiting_text(waiting))
-    text = "; ".join(parts) or "nothing to move"
+    text = "; ".join(parts)
     if goes_on or (waiting and (patient or quiet_seconds < SETTLED_SECONDS)):
         return Reached(text)
     return Reached(text, "pending" if waiting else "reached")
@@ -162,10 +165,10 @@ def _may_report(state: FleetState, record: InstanceRecord) -> bool:
     )
 
 
-def _placed_text(placed: Sequence[InstanceRecord]) -> str:
+def _placed_text(placed: Sequence[InstanceRecord], head: str | None) -> str:
     shards = [shard for record in placed for shard in planned_shards(record)]
-    what = f"{placed[0].instance_id} is placed" if len(placed) == 1 else f"{len(placed)} instances are placed"
-    text = f"{what}, shards {shards_text(shard.state for shard in shards)}"
+    who = f"{placed[0].instance_id} is placed" if len(placed) == 1 else f"{len(placed)} instances are placed"
+    text = f"{head or who}, shards {shards_text(shard.state for shard in shards)}"
     failed = next((shard for shard in shards if shard.state == "failed"), None)
     why = None if failed is None or failed.told is None else failed.told.report.message
     return text if failed is None else f"{text}, {failed.device} failed{f': {why}' if why else ''}"

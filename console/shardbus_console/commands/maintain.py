@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas import commands, events
+from shardbus_schemas.ids import DeviceKey
 
 from shardbus_console.commanding import AnswerTimeout, Reason, Timeout, Wait, carry_out
 from shardbus_console.connection import settings_for
 from shardbus_console.options import Json, NatsUrl
+from shardbus_console.progress import TargetEmpty, placed_on
 from shardbus_console.target import target_named
 
 if TYPE_CHECKING:
@@ -55,13 +57,21 @@ def drain(
 ) -> None:
     """Empty a node or device: all that is there moves away.
 
-    What has no place elsewhere waits as pending, and says why. With --wait until nothing is there any more; the exit
-    code is 6 if some of it waits for a place then. `shardbus uncordon` takes it back.
+    What has no place elsewhere waits as pending, and says why. With --wait until nothing is there any more, also if it
+    was drained before; the exit code is 6 if some of it waits for a place then. `shardbus uncordon` takes it back.
     """
     settings = settings_for(CommonSettings, nats_url=nats_url)
     node, device = target_named(target, settings)
     command = commands.Drain(node_id=node, device_id=device, reason=reason)
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=_emptied if wait else None)
+
+    def emptied(before: "FleetState", answer: "Answer") -> "Goal | None":
+        drains_already = isinstance(answer, events.CommandRejected) and answer.code == "nothing_to_do"
+        if not (isinstance(answer, events.Cordoned) or drains_already):
+            return None
+        name = node if device is None else DeviceKey.of(node, device)
+        return TargetEmpty(name, placed_on(before, name))
+
+    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=emptied if wait else None)
 
 
 def uncordon(
@@ -80,12 +90,3 @@ def uncordon(
     node, device = target_named(target, settings)
     command = commands.Uncordon(node_id=node, device_id=device, reason=reason)
     carry_out(command, settings, timeout_seconds=timeout, json=json)
-
-
-def _emptied(before: "FleetState", answer: "Answer") -> "Goal | None":
-    from shardbus_console.progress import TargetEmpty, placed_on
-
-    if not isinstance(answer, events.Cordoned):
-        return None
-    target = answer.node_id if answer.device_id is None else f"{answer.node_id}/{answer.device_id}"
-    return TargetEmpty(target, placed_on(before, target))

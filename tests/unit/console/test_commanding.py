@@ -72,7 +72,7 @@ def test_when_the_time_is_over_it_says_how_far_it_is() -> None:
         await publish(bus, placed("one", "attic/g0"), source="test")
 
     reached, _ = followed(ONE, "c-one", tell, seconds=0.3)
-    assert reached == Reached("one is placed, shards 0/1 ready (1 wanted)")
+    assert reached == Reached("one is placed, shards 0/1 ready")
 
 
 def test_without_any_runtime_it_ends_by_itself_and_says_so() -> None:
@@ -82,7 +82,7 @@ def test_without_any_runtime_it_ends_by_itself_and_says_so() -> None:
     reached, lines = followed(InstancesRun((InstanceId("one"),)), "c-one", tell)
     assert reached.end == "reached"
     assert reached.text.endswith("no runtime reports its shards")
-    assert lines == ["one is placed, shards 0/1 ready (1 wanted)"]
+    assert lines == ["one is placed, shards 0/1 ready"]
 
 
 def test_what_waits_for_a_place_is_followed_until_there_is_one() -> None:

@@ -30,16 +30,16 @@ def after(*added: FrozenModel) -> FleetState:
 
 def test_what_is_placed_waits_a_moment_for_a_runtimes_first_word_and_ends_without_one() -> None:
     state = after(placed("one", "attic/g0", "attic/g1"))
-    assert ONE(state, 0) == Reached("one is placed, shards 0/2 ready (2 wanted)")
+    assert ONE(state, 0) == Reached("one is placed, shards 0/2 ready")
     end = ONE(state, QUIET_SECONDS)
-    assert end == Reached("one is placed, shards 0/2 ready (2 wanted); no runtime reports its shards", "reached")
+    assert end == Reached("one is placed, shards 0/2 ready; no runtime reports its shards", "reached")
 
 
 def test_once_a_runtime_says_anything_all_shards_must_be_ready() -> None:
     began = (placed("one", "attic/g0", "attic/g1"), said("one", "attic/g0", "loading"))
-    assert ONE(after(*began), LONG) == Reached("one is placed, shards 0/2 ready (1 loading, 1 wanted)")
+    assert ONE(after(*began), LONG) == Reached("one is placed, shards 0/2 ready (1 loading)")
     half = (*began, said("one", "attic/g0", "ready"))
-    assert ONE(after(*half), LONG) == Reached("one is placed, shards 1/2 ready (1 wanted)")
+    assert ONE(after(*half), LONG) == Reached("one is placed, shards 1/2 ready")
     all_ready = (*half, said("one", "attic/g1", "ready"))
     assert ONE(after(*all_ready), 0) == Reached("one is placed, shards 2/2 ready", "reached")
 
@@ -68,7 +68,7 @@ def test_a_failed_shard_is_said_with_its_words_and_goes_on_since_it_is_placed_an
 def test_a_shard_of_an_earlier_plan_is_not_this_plans() -> None:
     ready = said("one", "attic/g0", "ready", start_layer=0, end_layer=2)
     state = after(placed("one", "attic/g0", "attic/g1"), ready, moved("one", "desk/g0", "attic/g0"))
-    assert ONE(state, LONG).text == "one is placed, shards 0/2 ready (2 wanted)"
+    assert ONE(state, LONG).text == "one is placed, shards 0/2 ready"
 
 
 def test_what_has_no_place_ends_with_the_reason_unless_a_place_is_waited_for() -> None:
@@ -145,5 +145,5 @@ def test_one_device_is_drained_when_that_one_is_empty_and_a_runtime_that_goes_on
 
 
 def test_shards_are_counted_by_what_they_do() -> None:
-    assert shards_text(["ready", "wanted", "failed", "ready"]) == "2/4 ready (1 failed, 1 wanted)"
+    assert shards_text(["ready", "wanted", "failed", "ready"]) == "2/4 ready (1 failed)"
     assert shards_text(["ready"]) == "1/1 ready"
