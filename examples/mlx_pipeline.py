@@ -1,6 +1,6 @@
 """Runs a model of the Llama architecture as a pipeline of MLX processes, along a placement of shardbus.
 
-``shardbus export INSTANCE --for mlx`` writes ``ranks.json``, which says which layers each rank holds, and ``launch.sh``,
+``shardbus export INSTANCE --for mlx`` writes ``ranks.json``, which says what layers each rank holds, and ``launch.sh``,
 which starts this program once per rank. A rank reads and holds the weights of its own layers only, with their KV cache;
 activations go to the next rank, and the token that the last rank picks goes to all. Without ``--ranks`` one process
 runs the whole model: the same tokens must come out.
