@@ -8,8 +8,8 @@ from shardbus_schemas.ids import NodeId
 from support.planning import ask, device, fleet, model, placed
 
 
-def plan_over_cpus(speeds: tuple[float, ...], layers: int) -> Placement:
-    """The planner's own cut of ``layers`` over as many nodes as there are ``speeds``."""
+def plan_over_cpus(speeds: tuple[float, ...], layers: int, *, first_port: int | None = None) -> Placement:
+    """The planner's own cut of ``layers`` over as many nodes as there are ``speeds``; each with the next port, if any."""
     nodes = {f"n{number}": device("cpu", 1000, speed, backend="cpu") for number, speed in enumerate(speeds)}
     where, what = fleet(**nodes), model(layers=layers, size=10)
     plan = placed(ask(where, what, min_nodes=len(speeds), sharding="pipeline"))
@@ -18,7 +18,10 @@ def plan_over_cpus(speeds: tuple[float, ...], layers: int) -> Placement:
         instance_id="small-1",
         model=what,
         devices={key: facts for key, _, facts in where.devices()},
-        addresses={NodeId(node): Address("127.0.0.1") for node in nodes},
+        addresses={
+            NodeId(node): Address("127.0.0.1", None if first_port is None else first_port + number)
+            for number, node in enumerate(nodes)
+        },
     )
 
 

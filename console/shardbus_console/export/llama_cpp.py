@@ -89,7 +89,9 @@ def _endpoints(
 ) -> dict[DeviceKey, Address]:
     found: dict[DeviceKey, Address] = {}
     for node, devices in _by_node(remote).items():
-        address = Address("127.0.0.1") if node == main else placement.address_of(node)
+        address = placement.address_of(node)
+        if node == main:
+            address = Address("127.0.0.1", address.port)
         first = address.port or options.port or FIRST_PORT
         if ":" in address.host:
             raise CannotExpressError(
