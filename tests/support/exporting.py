@@ -69,9 +69,7 @@ def facts_of(device: str, backend: str) -> DeviceFacts:
     key = DeviceKey(device)
     uuid = uuid_of(device) if backend == "cuda" else None
     label = f"{backend}:0" if backend in {"rocm", "xpu", "vulkan"} else None
-    return DeviceFacts(
-        device_id=key.device_id, uuid=uuid, label=label, backend=backend, memory_total_bytes=24 * GIB
-    )  # pyright: ignore[reportArgumentType] -- pydantic checks it
+    return DeviceFacts(device_id=key.device_id, uuid=uuid, label=label, backend=backend, memory_total_bytes=24 * GIB)
 
 
 def uuid_of(device: str) -> str:
@@ -95,9 +93,7 @@ def small_model(**changes: Any) -> ModelProfile:
 
 def held(placement: Placement) -> dict[DeviceKey, tuple[int, int]]:
     """Which layers the plan gives each device: from, and to before."""
-    return {
-        device: (stage.start_layer, stage.end_layer) for stage in placement.plan.stages for device in stage.devices
-    }
+    return {device: (stage.start_layer, stage.end_layer) for stage in placement.plan.stages for device in stage.devices}
 
 
 def llama_cpp_layers(layers: int, split: Sequence[float], gpu_layers: int | None = None) -> list[int]:

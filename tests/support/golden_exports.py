@@ -1,11 +1,9 @@
-"""What is exported of one placement for each runtime, as files to look at. ``python tests/support/golden_exports.py``
-writes them anew; read the difference before it is committed."""
+"""What is exported of one placement for each runtime, as files to look at.
 
-import sys
+``PYTHONPATH=tests python tests/support/golden_exports.py`` writes them anew; read the difference before it is committed.
+"""
+
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1])]  # so that it also runs as a program
 
 from shardbus_console.export.placement import Options, Placement
 from shardbus_console.export.runtimes import EXPORTERS, Runtime

@@ -30,7 +30,9 @@ LAYERS = 7
 WITHIN_SECONDS = 30.0
 ASSIGNED = re.compile(r"layer +(\d+) assigned to device (\w+)")
 
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="SHARDBUS_TEST_LLAMA_CPP names no folder with llama.cpp's programs")
+pytestmark = pytest.mark.skipif(
+    not PROGRAMS, reason="SHARDBUS_TEST_LLAMA_CPP names no folder with llama.cpp's programs"
+)
 
 
 @pytest.mark.parametrize("speeds", [(100.0, 30.0), (60.0, 100.0, 20.0)], ids=["two", "three"])
@@ -73,10 +75,27 @@ def _assigned(log: str) -> list[str]:
 
 def _answer(script: Path, text: str, port: int) -> dict[str, Any]:
     """Start a server by its script, and return what it says to a prompt, always the most likely token."""
-    words = ("--host", "127.0.0.1", "--port", str(port), "--verbose", "--no-warmup", "--ctx-size", "256", "--parallel", "1")
+    words = (
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--verbose",
+        "--no-warmup",
+        "--ctx-size",
+        "256",
+        "--parallel",
+        "1",
+    )
     with _running(script, text, *words):
         until_sync(lambda: _get(port, "/health"), within=WITHIN_SECONDS, what=f"{script.name} to be ready")
-        asked = {"prompt": [5, 9, 2, 77, 31], "n_predict": 12, "temperature": 0, "return_tokens": True, "ignore_eos": True}
+        asked = {
+            "prompt": [5, 9, 2, 77, 31],
+            "n_predict": 12,
+            "temperature": 0,
+            "return_tokens": True,
+            "ignore_eos": True,
+        }
         return _get(port, "/completion", json.dumps(asked).encode())
 
 

@@ -12,7 +12,7 @@ from support.exported_scripts import Shell
 from support.exporting import placement_of, small_model
 
 NAMES = {"a": "12D3KooA", "b": "12D3KooB", "c": "12D3KooC", "d": "12D3KooD"}
-HERE = Options(exo_nodes=NAMES)  # pyright: ignore[reportArgumentType] -- an id is a str
+HERE = Options(exo_nodes=NAMES)
 CUT = [(["b/gpu"], 5), (["a/gpu"], 2), (["c/gpu"], 2), (["d/gpu"], 1)]
 WHERE = {name: f"10.0.0.{number}" for number, name in enumerate(NAMES, start=1)}
 

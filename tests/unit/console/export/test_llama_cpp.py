@@ -114,7 +114,7 @@ def test_what_is_not_known_or_not_there_is_refused_with_what_to_do() -> None:
     with pytest.raises(CannotExpressError, match="'b b=HOST'") as refused:
         export(placement_of([(["a/0"], 1), (["b b/0"], 1)]), HERE)
     assert refused.value.code == "address_unknown"
-    with pytest.raises(CannotExpressError, match="npu, which llama.cpp does not run on") as refused:
+    with pytest.raises(CannotExpressError, match=r"npu, which llama\.cpp does not run on") as refused:
         export(placement_of(two, backends={"b/0": "npu"}), HERE)
     assert refused.value.code == "backend_unsupported"
     nameless = DeviceFacts(device_id="0", backend="cuda")

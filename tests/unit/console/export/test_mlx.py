@@ -59,7 +59,9 @@ def test_each_rank_is_told_its_layers_and_its_device(tmp_path: Path) -> None:
         (CUT, {"addresses": {"pc": "[fe80::1]"}}, "address_invalid"),
     ],
 )
-def test_what_mlx_cannot_run_is_refused(cut: list[tuple[list[str], int]], changes: dict[str, object], code: str) -> None:
+def test_what_mlx_cannot_run_is_refused(
+    cut: list[tuple[list[str], int]], changes: dict[str, object], code: str
+) -> None:
     with pytest.raises(CannotExpressError) as refused:
-        export(placement_of(cut, **changes), HERE)  # pyright: ignore[reportArgumentType] -- as parametrised
+        export(placement_of(cut, **changes), HERE)
     assert refused.value.code == code
