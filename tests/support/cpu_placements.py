@@ -9,7 +9,7 @@ from support.planning import ask, device, fleet, model, placed
 
 
 def plan_over_cpus(speeds: tuple[float, ...], layers: int, *, first_port: int | None = None) -> Placement:
-    """The planner's own cut of ``layers`` over as many nodes as there are ``speeds``; each with the next port, if any."""
+    """The planner's own cut of ``layers`` over as many nodes as there are ``speeds``; each has the next port."""
     nodes = {f"n{number}": device("cpu", 1000, speed, backend="cpu") for number, speed in enumerate(speeds)}
     where, what = fleet(**nodes), model(layers=layers, size=10)
     plan = placed(ask(where, what, min_nodes=len(speeds), sharding="pipeline"))

@@ -52,7 +52,7 @@ def placement_of(
     facts: Mapping[str, DeviceFacts] | None = None,
     **changes: Any,
 ) -> Placement:
-    """A placement with these stages, on CUDA devices of 24 GiB with uuids unless ``backends`` or ``facts`` say other."""
+    """A placement with these stages, on CUDA devices of 24 GiB unless ``backends`` or ``facts`` say otherwise."""
     plan = plan_of(cut)
     known = {
         device: (facts or {}).get(device) or facts_of(device, (backends or {}).get(device, "cuda"))

@@ -1,6 +1,6 @@
 """What is exported of one placement for each runtime, as files to look at.
 
-``PYTHONPATH=tests python tests/support/golden_exports.py`` writes them anew; read the difference before it is committed.
+``PYTHONPATH=tests python tests/support/golden_exports.py`` writes them anew; read what changed before it is committed.
 """
 
 from collections.abc import Iterator, Mapping

@@ -120,8 +120,7 @@ def _written(exported: Exported, folder: Path) -> Path:
 
 def _run(words: list[str | Path], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command and all that it starts to its end; what is left then, or at the deadline, is killed as a group."""
-    out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-    with out, err:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
             list(map(str, words)),
             stdin=subprocess.PIPE,  # kept open: at its end the launcher would read it round and round
