@@ -28,6 +28,7 @@ def export(placement: Placement, options: Options) -> Exported:
     stages = placement.pipeline()
     placement.demand_backends(RUNTIME, BACKENDS)
     _demand_one_device_each(placement)
+    placement.demand_ring_addresses()
     is_group = len(stages[0].devices) > 1
     if len(stages) > 1 and any(len(stage.devices) > 1 for stage in stages):
         raise CannotExpressError(

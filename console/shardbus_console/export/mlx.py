@@ -9,7 +9,6 @@ from shardbus_schemas.placement import Stage
 
 from shardbus_console.export.header import address_notes, header
 from shardbus_console.export.placement import Exported, Options, Placement
-from shardbus_console.export.refusal import CannotExpressError
 from shardbus_console.export.shell import command, default, demanded, script
 from shardbus_console.export.visibility import visible
 
@@ -23,7 +22,7 @@ def export(placement: Placement, options: Options) -> Exported:
     """Return the files that run the plan, a rank for each stage; raise CannotExpressError if MLX cannot."""
     stages = placement.pure_pipeline(RUNTIME)
     placement.demand_backends(RUNTIME, BACKENDS)
-    _demand_addresses(placement)
+    placement.demand_ring_addresses()
     model = f"the folder of {placement.plan.model_id}, with config.json and safetensors, at this path on every host"
     words = [
         "$MLX_LAUNCH",
@@ -56,18 +55,6 @@ def export(placement: Placement, options: Options) -> Exported:
         "ranks.json": _json(_ranks(placement, stages)),
     }
     return Exported(files, notes)
-
-
-def _demand_addresses(placement: Placement) -> None:
-    for node in placement.plan.nodes:
-        address = placement.address_of(node)
-        if ":" in address.host or address.port is not None:
-            raise CannotExpressError(
-                "address_invalid",
-                f"{node} is at {address.url_host}{f':{address.port}' if address.port else ''}, and the ring takes IPv4 "
-                "addresses or names, and counts its ports up from one",
-                f"say --address '{node}=HOST', and --port for the first port",
-            )
 
 
 def _hostfile(placement: Placement, stages: Sequence[Stage]) -> dict[str, Any]:

@@ -149,6 +149,18 @@ class Placement:
                 "address_unknown", f"where node {node} is, is not known", f"say it with --address '{node}=HOST'"
             ) from error
 
+    def demand_ring_addresses(self) -> None:
+        """Refuse an address that MLX's ring cannot take: it splits ``host:port`` at the first colon."""
+        for node in self.plan.nodes:
+            address = self.address_of(node)
+            if ":" in address.host or address.port is not None:
+                where = address.url_host if address.port is None else f"{address.url_host}:{address.port}"
+                raise CannotExpressError(
+                    "address_invalid",
+                    f"{node} is at {where}, and MLX's ring takes IPv4 addresses or names, and one first port for all",
+                    f"say --address '{node}=HOST', and --port for the port",
+                )
+
     def assumed_addresses(self) -> Sequence[NodeId]:
         """Return the nodes whose own name is taken for that of their host."""
         return [node for node in self.plan.nodes if node not in self.addresses]

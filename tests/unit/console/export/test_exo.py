@@ -64,6 +64,8 @@ def test_the_same_placement_is_the_same_instance_and_the_script_posts_it(tmp_pat
         (CUT, {"model": None}, HERE, "model_unknown"),
         (CUT, {"model": small_model(model_id="small")}, HERE, "model_unknown"),
         (CUT, {"backends": {"a/gpu": "rocm"}}, HERE, "backend_unsupported"),
+        (CUT, {"addresses": {"a": "fe80::1"}}, HERE, "address_invalid"),
+        (CUT, {"addresses": {"a": "10.0.0.1:80"}}, HERE, "address_invalid"),
     ],
 )
 def test_what_exo_cannot_take_is_refused(
