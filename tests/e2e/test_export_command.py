@@ -98,7 +98,7 @@ def test_what_a_runtime_cannot_run_exits_with_3_and_says_why(plan_file: Path) ->
 def test_a_persons_mistakes_are_said_in_a_line(plan_file: Path, tmp_path: Path) -> None:
     rubbish, refused = tmp_path / "rubbish.json", tmp_path / "refused.json"
     rubbish.write_text('{"stages": []}')
-    refused.write_text(shardbus_here("plan", "deepseek-r1", "--fleet", FLEET, "--json").stdout)
+    refused.write_text(shardbus_here("plan", "deepseek-r1", "--fleet", FLEET, "--json", "--deadline-ms", "50").stdout)
     for words, code, said in [
         ((), 2, "name an instance"),
         (("x", "--plan", plan_file), 2, "name an instance"),

@@ -17,7 +17,7 @@ from support.exporting import Cut, held, llama_cpp_layers, placement_of, small_m
 
 NAMES = ["attic", "it's", "$(reboot)", "a b", "`id`", 'say "x"', "-rf", "ü&;|", "#", "\\n"]
 """Nodes may be called so."""
-LOOKS_LONG = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LOOKS_LONG = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite
