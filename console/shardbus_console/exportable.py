@@ -62,11 +62,8 @@ def live_instance(name: str, nats_url: str | None) -> Exportable:
     except BusUnreachableError as error:
         raise CommandError(f"{error}; or export a file with --plan FILE", Exit.UNREACHABLE) from error
     found = _named(state, name)
-    if found.status != "placed":
-        why = f": {found.reason}" if found.reason else ""
-        raise CommandError(f"{found.instance_id} is {found.status}{why}; there is no plan to export", Exit.REFUSED)
     return Exportable(
-        found.plan,
+        _plan_of(found),
         found.instance_id,
         found.model,
         found.request,
@@ -88,6 +85,14 @@ def _named(state: "FleetState", name: str) -> "InstanceRecord":
         raise CommandError(f"{len(begin)} instances are named like {name!r}: {some}; write more of it")
     near = suggest(name, [one.instance_id for one in alive])
     raise CommandError(f"no instance is named {name!r}{near}; `shardbus instances` lists them")
+
+
+def _plan_of(record: "InstanceRecord") -> Placed:
+    """Return the plan that runs; of an instance that is lost or waits for a place there is none."""
+    if record.status == "placed" and record.plan:
+        return record.plan
+    why = f": {record.reason}" if record.reason else ""
+    raise CommandError(f"{record.instance_id} is {record.status}{why}; there is no plan to export", Exit.REFUSED)
 
 
 def plan_in(file: Path) -> Exportable:
