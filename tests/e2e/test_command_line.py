@@ -37,6 +37,7 @@ COMMANDS = (
             "archive",
             "diff",
             "story",
+            "export",
             "dead",
         )
     ),
