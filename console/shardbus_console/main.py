@@ -31,6 +31,7 @@ _GROUPS: Final = (
     "archive",
     "past",
     "story",
+    "shard",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -38,11 +38,16 @@ COMMANDS = (
             "diff",
             "story",
             "dead",
+            "shard",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
+    ("shard", "loading"),
+    ("shard", "ready"),
+    ("shard", "failed"),
+    ("shard", "stopped"),
     ("dead", "show"),
     ("dead", "retry"),
 )

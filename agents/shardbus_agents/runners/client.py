@@ -147,10 +147,12 @@ class RunningShard:
             self._hand.send(b"!")
 
     def _run(self) -> None:
-        with self._hand, self._bell:
-            while not self._tell_an_agent():
-                pass
-        self._done.set()
+        try:
+            with self._hand, self._bell:
+                while not self._tell_an_agent():
+                    pass
+        finally:
+            self._done.set()
 
     def _tell_an_agent(self) -> bool:
         """Tell one agent for as long as it is there; return whether all is said."""
@@ -226,6 +228,10 @@ def _say(connection: socket.socket, where: Path, line: bytes) -> None:
         raise AgentAwayError(f"the agent at {where} does not answer within {_PATIENCE_SECONDS:g} s") from error
     except OSError as error:
         raise error if isinstance(error, AgentAwayError) else AgentAwayError(f"{where}: {error}") from error
-    told = json.loads(answer)
-    if not told.get("ok"):
-        raise ReportRefusedError(told.get("error", "the agent refused it without a reason"))
+    try:
+        told = json.loads(answer)
+        problem = None if told.get("ok") else str(told["error"])
+    except (ValueError, AttributeError, KeyError) as error:
+        raise AgentAwayError(f"what answers at {where} is no agent: {answer[:80]!r}") from error
+    if problem is not None:
+        raise ReportRefusedError(problem)
