@@ -35,12 +35,20 @@ class Voice(Protocol):
 class Board:
     """What the runners of one node say. ``watch`` is to see every snapshot of the node."""
 
-    def __init__(self, node_id: NodeId, voice: Voice, *, thresholds: Thresholds, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        node_id: NodeId,
+        voice: Voice,
+        *,
+        thresholds: Thresholds,
+        now: Callable[[], datetime],
+        shards: Shards | None = None,
+    ) -> None:
         self._node_id = node_id
         self._voice = voice
         self._thresholds = thresholds
         self._now = now
-        self._shards = Shards()
+        self._shards = shards or Shards()
         self._devices: dict[DeviceId, DeviceFacts] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.looked: asyncio.Event = asyncio.Event()

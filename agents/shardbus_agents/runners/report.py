@@ -77,5 +77,8 @@ def device_named(name: str, devices: Iterable[DeviceFacts]) -> DeviceId:
             return found[0]
         if found:
             raise ReportError(f"device: {name!r} may be {' or '.join(found)}: give the id")
-    names = [f"{device.label} ({device.device_id})" if device.label else device.device_id for device in known]
+    names = [
+        device.device_id if device.label in {None, device.device_id} else f"{device.label} ({device.device_id})"
+        for device in known
+    ]
     raise ReportError(f"device: this node has no {name!r}; it has {', '.join(names) or 'none at all'}")

@@ -55,8 +55,10 @@ class RunnerServer:
         finally:
             self._is_closing = True
             server.close()
-            for conversation in self._conversations:
+            conversations = [*self._conversations]
+            for conversation in conversations:
                 conversation.cancel()
+            await asyncio.gather(*conversations, return_exceptions=True)
             self._board.close()
             with contextlib.suppress(OSError):
                 if os.path.samestat(place, self._path.stat()):  # and not another's, who took it for dead
