@@ -221,11 +221,11 @@ class _Wiring:
         runners = None
         if hears_runners or played is not None:
             board = Board(identity.node_id, node, thresholds=settings.pace.thresholds, now=self.now)
+            watchers.append(board.watch)
             if played is None:
                 runners = self._runner_server(identity, board)
-                watchers.append(board.watch)
             else:
-                watchers.append(lambda snapshot: played.watch(snapshot, board))
+                watchers.append(lambda snapshot: board.take_all(played.reports(snapshot.devices)))
         return Member(node, presence, prober, runners)
 
     def _runner_server(self, identity: Identity, board: Board) -> RunnerServer:

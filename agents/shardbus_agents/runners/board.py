@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from shardbus_schemas.ids import DeviceId, NodeId
 
 from shardbus_agents.change_detection import Thresholds
 from shardbus_agents.collector import Snapshot
-from shardbus_agents.runners.report import RunnerReport, device_named
+from shardbus_agents.runners.report import ReportError, RunnerReport, device_named
 from shardbus_agents.runners.shards import ShardKey, Shards, Telling, Word
 
 _log = logging.getLogger(__name__)
@@ -67,6 +67,14 @@ class Board:
             layers = report.start_layer, report.end_layer
         self._note(key, Word(report.state, self._now(), layers, report.memory_used_bytes, report.message))
         return key
+
+    def take_all(self, reports: Iterable[RunnerReport]) -> None:
+        """Note ``reports`` of runners that cannot be answered; what is not taken is said in the log."""
+        for report in reports:
+            try:
+                self.take(report)
+            except ReportError as error:
+                _log.warning("%s: instance %s: %s", self._node_id, report.instance_id, error)
 
     def bury(self, key: ShardKey) -> None:
         """Note that a shard's runner is gone; nothing, if the runner had said that it ends."""

@@ -3,7 +3,6 @@
 Pure: the time, the orders and the devices that are there come in, reports go out.
 """
 
-import logging
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,14 +11,10 @@ from shardbus_schemas.events import ShardState
 from shardbus_schemas.ids import DeviceId, NodeId
 from shardbus_schemas.scenario import FailShardStep
 
-from shardbus_agents.collector import Snapshot
-from shardbus_agents.runners.board import Board
-from shardbus_agents.runners.report import ReportError, RunnerReport
+from shardbus_agents.runners.report import RunnerReport
 from shardbus_agents.runners.shards import ShardKey
 from shardbus_agents.runners.wanted import Order, Wanted
 from shardbus_agents.timeline import beginnings
-
-_log = logging.getLogger(__name__)
 
 DEVICE_GONE: Final = "the device does not answer any more"
 
@@ -61,14 +56,9 @@ class PlayedRunners:
         """Return what the runners have on a device."""
         return sum(runner.loaded for key, runner in self._runners.items() if key[1] == device_id)
 
-    def watch(self, snapshot: Snapshot, board: Board) -> None:
-        """Go on to now, and report it on ``board``."""
-        board.watch(snapshot)
-        for report in self.advance(self._clock(), snapshot.devices):
-            try:
-                board.take(report)
-            except ReportError as error:
-                _log.warning("%s: a played runner is not heard: %s", self._node_id, error)
+    def reports(self, present: Container[DeviceId]) -> list[RunnerReport]:
+        """Go on to now and return what there is to report; ``present`` devices can be used."""
+        return self.advance(self._clock(), present)
 
     def advance(self, t: float, present: Container[DeviceId]) -> list[RunnerReport]:
         """Go on to ``t`` and return what there is to report of every shard; ``present`` devices can be used."""
