@@ -37,17 +37,21 @@ class RunnerServer:
         self._path = path
         self._board = board
         self._drop_folder = DropFolder(path.with_suffix(".d"), board)
-        self._listening = listen(path) if is_named else None
+        self._listening: socket.socket | None = None
+        self._place: os.stat_result | None = None
+        if is_named:
+            self._listen()
         self._conversations: set[asyncio.Task[None]] = set()
         self._holders: dict[ShardKey, object] = {}
         """Which conversation stands for the life of a shard's runner."""
         self._is_closing = False
+        self._complaint = ""
 
     async def run(self) -> None:
         """Hear runners until cancelled."""
         await self._board.looked.wait()
-        self._listening = self._listening or await self._find_a_place()
-        place = self._path.stat()
+        while self._listening is None:
+            await self._find_a_place()
         server = await asyncio.start_unix_server(self._meet, sock=self._listening, limit=LONGEST_LINE_BYTES)
         _log.info("runners are heard at %s", self._path)
         try:
@@ -60,25 +64,28 @@ class RunnerServer:
                 conversation.cancel()
             await asyncio.gather(*conversations, return_exceptions=True)
             self._board.close()
-            with contextlib.suppress(OSError):
-                if os.path.samestat(place, self._path.stat()):  # and not another's, who took it for dead
-                    self._path.unlink()
 
     def close(self) -> None:
         """Let go of the socket, also of one that was never heard at."""
-        if self._listening is not None:
-            self._listening.close()
+        if self._listening is None or self._place is None:
+            return
+        self._listening.close()
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._place, self._path.stat()):  # and not another's, who took it for dead
+                self._path.unlink()
 
-    async def _find_a_place(self) -> socket.socket:
-        """Listen as soon as that can be done: an agent goes on without it, as without a backend."""
-        complaint = ""
-        while True:
-            try:
-                return listen(self._path)
-            except InfraError as error:
-                if str(error) != complaint:
-                    complaint = str(error)
-                    _log.warning("no runner is heard, will go on trying: %s", error)
+    def _listen(self) -> None:
+        self._listening = listen(self._path)
+        self._place = self._path.stat()
+
+    async def _find_a_place(self) -> None:
+        """Listen, or say why that cannot be and wait: an agent goes on without it, as without a backend."""
+        try:
+            self._listen()
+        except InfraError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _log.warning("no runner is heard, will go on trying: %s", error)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

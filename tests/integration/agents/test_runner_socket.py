@@ -62,6 +62,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "a.sock"
         self.heard = Heard()
+        self._server: RunnerServer | None = None
         self._running: asyncio.Task[None] | None = None
         self._connections: list[asyncio.StreamWriter] = []
 
@@ -74,13 +75,15 @@ class Place:
             shards=Shards(pause_seconds=PAUSE_SECONDS),
         )
         board.watch(snapshot_of(state("cuda-1", memory_total_bytes=10_000), state("cuda-2")))
-        server = RunnerServer(self.path, board, is_named=True)
-        self._running = asyncio.create_task(server.run())
+        self._server = RunnerServer(self.path, board, is_named=True)
+        self._running = asyncio.create_task(self._server.run())
 
     async def end(self) -> None:
         assert self._running is not None
+        assert self._server is not None
         self._running.cancel()
         await asyncio.wait({self._running})
+        self._server.close()
         for connection in self._connections:
             connection.close()
             with contextlib.suppress(OSError):
@@ -242,6 +245,40 @@ def test_an_agent_that_ends_buries_nobody(folder: Path) -> None:
 
     assert with_an_agent(folder, test).states == ["ready"]
     assert not (folder / "a.sock").exists()
+
+
+def test_where_nobody_named_a_path_an_agent_waits_for_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shardbus_agents.runners.server._RETRY_SECONDS", 0.02)
+    path = folder / "a.sock"
+
+    async def scenario() -> None:
+        board = Board(NODE, Heard(), thresholds=Thresholds(), now=lambda: datetime.now(UTC))
+        board.watch(snapshot_of(state("cuda-1")))
+        other = listen(path)
+        server = RunnerServer(path, board, is_named=False)
+        running = asyncio.create_task(server.run())
+        await until(lambda: "another agent listens" in caplog.text)
+        server.close()
+        assert path.exists()  # it is the other one's
+        other.close()
+
+        async def is_answered() -> bool:
+            try:
+                await asyncio.to_thread(report, path, **SAID)
+            except AgentAwayError:
+                return False
+            return True
+
+        await until(is_answered)
+        running.cancel()
+        await asyncio.wait({running})
+        server.close()
+        assert not path.exists()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("another agent listens") == 1
 
 
 RUNNER = """
