@@ -1,13 +1,16 @@
 """The runners of a played node: what they load, hold and report, at any time that the test says."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from shardbus_agents.backends.simulated import Script, SimulatedBackend
+from shardbus_agents.played_fleet import play_file
 from shardbus_agents.runners.played import DEVICE_GONE, PlayedRunners
 from shardbus_agents.runners.report import RunnerReport
 from shardbus_agents.runners.wanted import Order, Wanted
+from shardbus_agents.settings import AgentSettings
 from shardbus_schemas import events
 from shardbus_schemas.fleet import FleetDevice, FleetNode
 from shardbus_schemas.ids import DeviceId, InstanceId, NodeId
@@ -183,3 +186,17 @@ def test_the_ledger_comes_to_one_order_for_each_device_of_the_last_plan() -> Non
         (InstanceId("gemma"), OTHER): Order((0, 4), 70, 6),
     }
     assert not wanted.on(NodeId("den"))
+
+
+def test_failures_that_nobody_can_have_are_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fleet, what = tmp_path / "fleet.yaml", tmp_path / "scenario.yaml"
+    fleet.write_text("nodes: [{node_id: attic, devices: [{device_id: a}]}]")
+    what.write_text("steps: [{at: 1, do: fail_shard, on: attic}]")
+    settings = AgentSettings(simulate_scenario=what)
+
+    def warnings(wanted: Any) -> int:
+        caplog.clear()
+        play_file(fleet, settings, lambda *_: None, now=lambda: START, wanted=wanted)
+        return caplog.text.count("--run-shards")
+
+    assert (warnings(None), warnings(Wanted)) == (1, 0)
