@@ -190,7 +190,7 @@ def test_the_ledger_comes_to_one_order_for_each_device_of_the_last_plan() -> Non
 
 def test_failures_that_nobody_can_have_are_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fleet, what = tmp_path / "fleet.yaml", tmp_path / "scenario.yaml"
-    fleet.write_text("nodes: [{node_id: attic, devices: [{device_id: a}]}]")
+    fleet.write_text("nodes: [{node_id: attic, devices: [{device_id: a, memory_total_bytes: 1}]}]")
     what.write_text("steps: [{at: 1, do: fail_shard, on: attic}]")
     settings = AgentSettings(simulate_scenario=what)
 
