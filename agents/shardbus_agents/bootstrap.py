@@ -73,6 +73,8 @@ def nodes(
         return played if ledger is None else (*played, ledger)
     if settings.simulate_scenario is not None:
         _log.warning("simulate_scenario is set, but no fleet is played: there is nobody to play it")
+    if settings.simulate_shards:
+        _log.warning("simulate_shards is set, but no fleet is played: shards of this host are run by its runtimes")
     return (wiring.host(),)
 
 
