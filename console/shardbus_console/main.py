@@ -32,6 +32,7 @@ _GROUPS: Final = (
     "past",
     "story",
     "export",
+    "shard",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -39,11 +39,16 @@ COMMANDS = (
             "story",
             "export",
             "dead",
+            "shard",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
+    ("shard", "loading"),
+    ("shard", "ready"),
+    ("shard", "failed"),
+    ("shard", "stopped"),
     ("dead", "show"),
     ("dead", "retry"),
 )
