@@ -34,6 +34,8 @@ _GROUPS: Final = (
     "archive",
     "past",
     "story",
+    "export",
+    "shard",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -43,7 +43,9 @@ COMMANDS = (
             "archive",
             "diff",
             "story",
+            "export",
             "dead",
+            "shard",
         )
     ),
     *(
@@ -63,6 +65,10 @@ COMMANDS = (
     ),
     ("model", "add"),
     ("model", "show"),
+    ("shard", "loading"),
+    ("shard", "ready"),
+    ("shard", "failed"),
+    ("shard", "stopped"),
     ("dead", "show"),
     ("dead", "retry"),
 )

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from shardbus_schemas.units import rate_of, seconds_of, seconds_text, tokens_text
+from shardbus_schemas.units import bytes_of, rate_of, seconds_of, seconds_text, tokens_text
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,24 @@ def test_a_token_rate_has_tenths_where_they_say_something(rate: float | None, te
 )
 def test_a_duration_is_told_in_the_unit_that_fits_its_three_figures(seconds: float, said: str) -> None:
     assert seconds_text(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0),
+        ("8053063680", 8053063680),
+        ("7.5GiB", 8053063680),
+        ("8 GB", 8_000_000_000),
+        ("1TiB", 2**40),
+        ("2kB", 2000),
+    ],
+)
+def test_a_size_is_read_with_its_unit_or_as_bytes(text: str, count: int) -> None:
+    assert bytes_of(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "-1", "8 Gb", "8 gib", "1e400GB", "GiB"])
+def test_what_is_no_size_is_said_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 7\.5GiB, 8GB or a number of bytes|too large"):
+        bytes_of(text)
