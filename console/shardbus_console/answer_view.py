@@ -35,9 +35,8 @@ def print_answer(answer: Answer) -> None:
             print_result(answer.plan, heading=f"{answer.instance_id} has a new plan: {answer.reason}")
             _print_who_gave_way(answer.gave_way)
         case events.InstancePending():
-            print_result(
-                answer.result, heading=f"{answer.instance_id} is wanted and waits for a place: {answer.reason}"
-            )
+            # The reason repeats the refusal, which is printed below.
+            print_result(answer.result, heading=f"{answer.instance_id} is wanted and waits for a place")
         case events.PlacementPreviewed():
             print_result(answer.plan, heading=f"{answer.plan.model_id} would be placed (dry run)")
         case events.PlacementRejected():

@@ -107,7 +107,7 @@ class TargetEmpty:
 def placed_on(state: FleetState, target: str) -> frozenset[InstanceId]:
     """Return the instances that hold memory on a node or device."""
     return frozenset(
-        name for name, record in state.instances.items() if any(target in {key, key.node_id} for key in record.promised)
+        name for name, record in state.instances.items() if any(_on(key, target) for key in record.promised)
     )
 
 
@@ -161,6 +161,7 @@ def _may_report(state: FleetState, record: InstanceRecord) -> bool:
     return any(
         shard.report.state != "stopped" and shard.report.node_id in nodes
         for each in state.instances.values()
+        if each.is_wanted
         for shard in each.shards.values()
     )
 
@@ -184,6 +185,7 @@ def _runs_still(state: FleetState, target: str) -> str:
     running = [
         key
         for record in state.instances.values()
+        if record.is_wanted  # of what was deleted nothing more is noted
         for key, shard in record.shards.items()
         if _on(key, target) and shard.report.state in {"loading", "ready"}
     ]

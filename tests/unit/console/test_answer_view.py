@@ -17,7 +17,7 @@ AT = StatePosition()
 ANSWERS: list[tuple[events.Answer, Exit, str]] = [
     (placed("one", "attic/g0"), Exit.DONE, "tiny is placed as one"),
     (moved("one", "attic/g0"), Exit.DONE, "one has a new plan: moved"),
-    (waits("one", "4 GiB missing"), Exit.PENDING, "one is wanted and waits for a place: 4 GiB missing"),
+    (waits("one", "4 GiB missing"), Exit.PENDING, "refused (insufficient_memory): 4 GiB missing"),
     (deleted("one"), Exit.DONE, "one is deleted"),
     (REJECTED, Exit.REFUSED, "refused (insufficient_memory): no room"),
     (REJECTED.model_copy(update={"result": LOST_THE_RACE}), Exit.CONFLICT, "others were faster"),

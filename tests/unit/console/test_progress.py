@@ -147,3 +147,8 @@ def test_one_device_is_drained_when_that_one_is_empty_and_a_runtime_that_goes_on
 def test_shards_are_counted_by_what_they_do() -> None:
     assert shards_text(["ready", "wanted", "failed", "ready"]) == "2/4 ready (1 failed)"
     assert shards_text(["ready"]) == "1/1 ready"
+
+
+def test_what_was_deleted_is_not_said_to_go_on() -> None:
+    over = (placed("one", "attic/g0"), said("one", "attic/g0", "ready"), deleted("one"))
+    assert TargetEmpty("attic", frozenset())(after(*over), 0) == Reached("attic is empty", "reached")
