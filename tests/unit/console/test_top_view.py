@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from shardbus_console.top_view import ASCII, Sort, age_text, device_table, heading, memory_bar, throttle_text
 from shardbus_eventstore.activity import Activity, DeviceActivity, NodeActivity
+from shardbus_eventstore.cordoned import CordonedDevice
 from shardbus_schemas.events import DeviceFaulted
 from shardbus_schemas.fleet import FleetDevice
 from shardbus_schemas.ids import DeviceId, DeviceKey, InstanceId, NodeId
@@ -271,3 +272,27 @@ def test_what_holds_a_device_back_is_said_in_words() -> None:
     assert throttle_text(None, is_thermal=True) == "heat"
     assert throttle_text(None, is_thermal=False) == ""
     assert throttle_text(None, is_thermal=None) == "?"
+
+
+def test_a_cordoned_device_says_how_it_stands_why_and_since_when() -> None:
+    drains = CordonedDevice(standing="draining", target="attic", reason="new fan", since=ago(60))
+    drained = drains.model_copy(update={"standing": "drained"})
+    lines = drawn(
+        fleet(
+            node(
+                "attic",
+                device("attic", "g", about={"cordon": drained}, status="cordoned"),
+                device("attic", "h", about={"cordon": drains}, status="cordoned"),
+            )
+        )
+    )
+    assert lines[1].split()[:2] == ["attic", "draining"]
+    assert [line.split()[2] for line in lines[2:]] == ["drained", "draining"]
+    assert "drained 60 s ago: new fan" in lines[2]
+
+
+def test_a_lost_device_is_lost_cordoned_or_not() -> None:
+    cordon = CordonedDevice(standing="cordoned", target="attic", reason=None, since=ago(5))
+    found = row(fleet(node("attic", device("attic", "g", about={"cordon": cordon}, status="lost"))))
+    assert found["status"] == "lost"
+    assert found["note"] == "cordoned 5 s ago"
