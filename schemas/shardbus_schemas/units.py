@@ -68,6 +68,7 @@ _RATES: Final[Mapping[str, float]] = {
     },
 }
 """What a unit of bandwidth is in bytes per second. ``B`` is bytes and ``b`` is bits, so case matters."""
+_SIZES: Final[Mapping[str, float]] = {f"{prefix}B": factor for prefix, factor in _PREFIXES.items()}
 _DURATIONS: Final[Mapping[str, float]] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _FIGURE: Final = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\S*)\s*")
 
@@ -78,6 +79,11 @@ def rate_of(text: str) -> float:
     if rate <= 0:
         raise ValueError(f"{text!r}: a bandwidth is more than 0; a link that carries nothing is no link")
     return rate
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of an amount of memory such as ``48GiB`` or ``500MB``; raise ValueError."""
+    return 0 if text.strip() == "0" else round(_figure(text, _SIZES, "an amount of memory such as 48GiB or 500MB"))
 
 
 def seconds_of(text: str) -> float:
