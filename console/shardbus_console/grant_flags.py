@@ -27,7 +27,7 @@ def grant_lines(granted: Grant) -> dict[str, str]:
         "priority": f"up to {granted.max_priority}",
         **({"from": f"{granted.not_before:%Y-%m-%d %H:%M:%S} UTC"} if granted.not_before else {}),
         "until": f"{granted.expires_at:%Y-%m-%d %H:%M:%S} UTC",
-        "token id": granted.token_id or "?",
+        "token id": granted.token_id or "none",
     }
 
 

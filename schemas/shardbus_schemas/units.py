@@ -57,7 +57,18 @@ def tokens_text(per_second: float | None) -> str:
     return f"{per_second:.1f}" if per_second < _WHOLE_FROM else f"{per_second:.0f}"
 
 
-_PREFIXES: Final = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_PREFIXES: Final = {
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 _RATES: Final[Mapping[str, float]] = {
     **{f"{prefix}B/s": factor for prefix, factor in _PREFIXES.items()},
     **{

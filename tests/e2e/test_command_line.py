@@ -43,10 +43,14 @@ COMMANDS = (
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
+    ("access",),
+    ("access", "keygen"),
+    ("access", "grant"),
+    ("access", "show"),
     ("dead", "show"),
     ("dead", "retry"),
 )
-HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats")
+HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats", "jwt", "nacl")
 ESCAPE = "\x1b"
 
 

@@ -4,13 +4,17 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from shardbus_schemas.access import Grant
+from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import InstanceId
-from shardbus_schemas.placement import Placed, PlacementRequest
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused
 from shardbus_schemas.units import bytes_text
 
 from shardbus_placer.access.check import AccessProblem
+from shardbus_placer.candidates import names_of
+from shardbus_placer.remedy import DROP_INCLUDE
 
 RequestT = TypeVar("RequestT", bound=PlacementRequest)
+ResultT = TypeVar("ResultT", Placed, Refused)
 
 
 class Holding(Protocol):
@@ -37,26 +41,49 @@ class Holding(Protocol):
         ...
 
 
-def narrowed(request: RequestT, grant: Grant) -> RequestT | AccessProblem:
+def narrowed(request: RequestT, grant: Grant, fleet: Fleet) -> RequestT | AccessProblem:
     """Return the request with ``include`` narrowed to what the grant permits, or what it names that is outside.
 
-    The narrowed one is what is planned and kept: whoever plans it again later stays within the grant as well.
+    The narrowed one is what is to be planned and kept: whoever plans it again later stays within the grant too. Of
+    what the grant names, what the fleet does not have is passed over; what the request names is left for the planner
+    to find, since it is a mistake there.
     """
     if grant.devices is None:
         return request
-    if not grant.devices:
-        return _denied(
-            f"the access token of {grant.subject} permits no device at all", "ask for one that names devices"
-        )
-    inside = {name: _inside(name, grant.devices) for name in request.include}
+    known = names_of(fleet)
+    granted = tuple(name for name in grant.devices if name in known)
+    inside = {name: _inside(name, grant.devices, granted) for name in request.include}
     outside = [name for name, within in inside.items() if not within]
     outside += [name for name in request.pin if not permits(grant, name)]
+    permitted = ", ".join(grant.devices) or "no device at all"
     if outside:
         named = ", ".join(dict.fromkeys(outside))
-        message = f"the access token of {grant.subject} does not permit {named}; it permits {', '.join(grant.devices)}"
+        message = f"the access token of {grant.subject} does not permit {named}; it permits {permitted}"
         return _denied(message, "leave them out of include and pin, or ask for a token that permits them")
-    names = dict.fromkeys(name for within in inside.values() for name in within) if inside else grant.devices
+    if not granted:
+        message = f"the access token of {grant.subject} permits {permitted}, and nothing of it is in the fleet"
+        return _denied(message, "ask for a token that permits devices of `shardbus devices`")
+    names = dict.fromkeys(name for within in inside.values() for name in within) if inside else granted
     return request.model_copy(update={"include": tuple(names)})
+
+
+def told(result: ResultT, grant: Grant) -> ResultT:
+    """Return a plan or refusal of a narrowed request with where that came from, and with no remedy that it bars."""
+    if grant.devices is None:
+        return result
+    note = f"on {', '.join(grant.devices)} alone: the access token of {grant.subject} permits no other device"
+    notes = (*result.notes, note)
+    if isinstance(result, Placed):
+        return result.model_copy(update={"notes": notes})
+
+    def said(text: str) -> str:
+        return text.replace(DROP_INCLUDE, "ask for an access token that permits more devices")
+
+    refusal = result.refusal
+    remedies = tuple(one.model_copy(update={"text": said(one.text)}) for one in refusal.remedies)
+    remedy = refusal.remedy and said(refusal.remedy)
+    changed = refusal.model_copy(update={"remedies": remedies, "remedy": remedy})
+    return result.model_copy(update={"notes": notes, "refusal": changed})
 
 
 def permits(grant: Grant, name: str) -> bool:
@@ -114,9 +141,9 @@ def memory_problem(grant: Grant, plan: Placed, promised: int) -> AccessProblem |
     )
 
 
-def _inside(name: str, granted: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what of a named node or device is granted: itself, or the granted ones of its devices."""
-    if name in granted or _node(name) in granted:
+def _inside(name: str, permitted: tuple[str, ...], granted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what of a named node or device is permitted: itself, or those of its devices that there are."""
+    if name in permitted or _node(name) in permitted:
         return (name,)
     return tuple(device for device in granted if "/" in device and _node(device) == name)
 

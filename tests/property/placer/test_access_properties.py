@@ -10,6 +10,7 @@ from shardbus_placer.access.claims import claims_of
 from shardbus_placer.access.quota import narrowed, permits
 from shardbus_placer.access.token import MOST_CHARACTERS, seal
 from shardbus_schemas.access import Grant
+from shardbus_schemas.fleet import Fleet, FleetDevice, FleetNode
 from shardbus_schemas.placement import PlacementRequest
 from support.access_tokens import ALICE, NOW, OWNER, TRUSTING, segment, token_of
 
@@ -34,6 +35,11 @@ GRANTS = st.builds(
     expires_at=LATER,
 )
 NODES = st.sampled_from(["a", "b", "c"])
+FLEET = Fleet(
+    nodes=tuple(
+        FleetNode(node_id=node, devices=tuple(FleetDevice(device_id=device) for device in "xy")) for node in "abc"
+    )
+)
 NAMES = NODES | st.builds("{}/{}".format, NODES, st.sampled_from(["x", "y"]))
 
 
@@ -96,7 +102,7 @@ def test_what_is_planned_is_asked_for_and_granted(include: list[str], devices: l
     grant = Grant(subject="alice", devices=tuple(devices))
     everywhere = [f"{node}/{device}" for node in "abc" for device in "xy"]
     wanted = [key for key in everywhere if not include or key in include or key[0] in include]
-    answer = narrowed(PlacementRequest(model_id="m", include=tuple(include), pin=pin), grant)
+    answer = narrowed(PlacementRequest(model_id="m", include=tuple(include), pin=pin), grant, FLEET)
     if isinstance(answer, AccessProblem):
         named = [*include, *pin]
         assert any(

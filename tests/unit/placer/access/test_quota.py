@@ -14,6 +14,7 @@ from shardbus_placer.access.quota import (
 )
 from shardbus_schemas.access import Grant
 from shardbus_schemas.commands import Place
+from shardbus_schemas.fleet import Fleet, FleetDevice, FleetNode
 from shardbus_schemas.ids import DeviceKey, InstanceId
 from shardbus_schemas.placement import (
     ObjectiveValue,
@@ -26,6 +27,12 @@ from shardbus_schemas.placement import (
 
 ALICE = Grant(subject="alice", devices=("attic", "desk/cuda:0"), memory_bytes=100)
 ALL = Grant(subject="alice")
+FLEET = Fleet(
+    nodes=tuple(
+        FleetNode(node_id=node, devices=tuple(FleetDevice(device_id=device) for device in ("cuda:0", "cuda:1")))
+        for node in ("attic", "desk", "office")
+    )
+)
 FIRST = InstanceId("i")
 
 
@@ -78,7 +85,7 @@ def asked(include: tuple[str, ...] = (), **others: object) -> PlacementRequest:
 def test_a_request_is_planned_on_what_it_names_of_what_is_granted(
     include: tuple[str, ...], planned: tuple[str, ...]
 ) -> None:
-    answer = narrowed(asked(include), ALICE)
+    answer = narrowed(asked(include), ALICE, FLEET)
     assert isinstance(answer, PlacementRequest)
     assert answer == asked(planned)
 
@@ -99,26 +106,41 @@ def test_a_request_is_planned_on_what_it_names_of_what_is_granted(
 def test_what_is_asked_for_outside_of_the_grant_is_named(
     include: tuple[str, ...], pin: dict[str, int], named: str
 ) -> None:
-    problem = narrowed(asked(include, pin=pin), ALICE)
+    problem = narrowed(asked(include, pin=pin), ALICE, FLEET)
     assert isinstance(problem, AccessProblem)
     assert problem.code == "access_denied"
     assert problem.message == (f"the access token of alice does not permit {named}; it permits attic, desk/cuda:0")
 
 
 def test_a_grant_of_no_device_is_not_one_of_all() -> None:
-    problem = narrowed(asked(), Grant(subject="alice", devices=()))
+    problem = narrowed(asked(), Grant(subject="alice", devices=()), FLEET)
     assert isinstance(problem, AccessProblem)
     assert problem.code == "access_denied"
 
 
+def test_a_device_of_the_grant_that_is_not_there_bars_nobody_from_the_others() -> None:
+    grant = Grant(subject="alice", devices=("cellar", "attic", "desk/cuda:7"))
+    assert narrowed(asked(), grant, FLEET) == asked(("attic",))
+
+
+def test_a_grant_of_nothing_that_is_there_says_so() -> None:
+    problem = narrowed(asked(), Grant(subject="alice", devices=("cellar",)), FLEET)
+    assert isinstance(problem, AccessProblem)
+    assert problem.message == "the access token of alice permits cellar, and nothing of it is in the fleet"
+
+
+def test_what_the_request_misspells_within_the_grant_is_left_for_the_planner_to_say() -> None:
+    assert narrowed(asked(("attic/cuda:9",)), ALICE, FLEET) == asked(("attic/cuda:9",))
+
+
 def test_a_grant_of_all_changes_nothing() -> None:
     request = asked(("office",), pin={"office/gpu": 1})
-    assert narrowed(request, ALL) is request
+    assert narrowed(request, ALL, FLEET) is request
 
 
 def test_a_narrowed_command_stays_a_command() -> None:
     place = Place(model_id="tiny", command_id="c", priority=3, exclude=("attic/cuda:1",))
-    assert narrowed(place, ALICE) == place.model_copy(update={"include": ("attic", "desk/cuda:0")})
+    assert narrowed(place, ALICE, FLEET) == place.model_copy(update={"include": ("attic", "desk/cuda:0")})
 
 
 @pytest.mark.parametrize(
