@@ -131,7 +131,7 @@ def memory_problem(grant: Grant, plan: Placed, promised: int) -> AccessProblem |
     if asked <= left:
         return None
     message = (
-        f"{plan.model_id} takes {bytes_text(asked, round_up=True)}, and {grant.subject} has {bytes_text(left)} left: "
+        f"{plan.model_id} takes {bytes_text(asked)}, and {grant.subject} has {bytes_text(left)} left: "
         f"{bytes_text(promised)} of {bytes_text(grant.memory_bytes)} are promised to its instances"
     )
     freeing = "delete an instance, " if promised else ""

@@ -110,6 +110,7 @@ def test_what_is_planned_is_asked_for_and_granted(include: list[str], devices: l
         ) or any(not permits(grant, name) for name in pin)
         return
     assert answer.include
+    assert narrowed(answer, grant, FLEET) == answer
     planned = [key for key in everywhere if key in answer.include or key[0] in answer.include]
     assert planned == [key for key in wanted if permits(grant, key)]
     assert all(permits(grant, name) for name in pin)
