@@ -51,7 +51,7 @@ def narrowed(request: RequestT, grant: Grant, fleet: Fleet) -> RequestT | Access
     if grant.devices is None:
         return request
     known = names_of(fleet)
-    granted = tuple(name for name in grant.devices if name in known)
+    granted = tuple(dict.fromkeys(name for name in grant.devices if name in known))
     inside = {name: _inside(name, grant.devices, granted) for name in request.include}
     outside = [name for name, within in inside.items() if not within]
     outside += [name for name in request.pin if not permits(grant, name)]
