@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -14,6 +15,7 @@ from shardbus_schemas.commands import Command
 from shardbus_schemas.events import Answer
 from shardbus_schemas.ids import CommandId
 
+from shardbus_console.access_token import with_access
 from shardbus_console.answer_view import code_of, print_answer
 from shardbus_console.connection import open_bus
 from shardbus_console.exits import CommandError, Exit
@@ -72,13 +74,15 @@ def carry_out(
     *,
     timeout_seconds: float | None,
     json: bool,
+    access_token_file: Path | None = None,
     wait_for: GoalOf | None = None,
 ) -> None:
     """Send ``command``, print its answer, and follow it to what ``wait_for`` names.
 
     Raises CommandError and typer.Exit with a code that says how it went.
     """
-    answer, waited = asyncio.run(_send(command, settings, timeout_seconds, wait_for, quiet=json))
+    permitted = with_access(command, access_token_file)
+    answer, waited = asyncio.run(_send(permitted, settings, timeout_seconds, wait_for, quiet=json))
     if json:
         shown = answer.model_dump(mode="json", by_alias=True)
         print_json(shown if waited is None else {**shown, "waited": waited.as_json()})

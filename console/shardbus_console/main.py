@@ -26,6 +26,7 @@ _GROUPS: Final = (
     "fleet",
     "top",
     "models",
+    "access",
     "history",
     "device_history",
     "replay",

@@ -69,10 +69,14 @@ COMMANDS = (
     ("shard", "ready"),
     ("shard", "failed"),
     ("shard", "stopped"),
+    ("access",),
+    ("access", "keygen"),
+    ("access", "grant"),
+    ("access", "show"),
     ("dead", "show"),
     ("dead", "retry"),
 )
-HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats")
+HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats", "jwt", "nacl")
 ESCAPE = "\x1b"
 
 

@@ -9,7 +9,7 @@ from shardbus_schemas.ids import DeviceKey
 
 from shardbus_console.commanding import AnswerTimeout, Reason, Timeout, Wait, carry_out
 from shardbus_console.connection import settings_for
-from shardbus_console.options import Json, NatsUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl
 from shardbus_console.progress import TargetEmpty, placed_on
 from shardbus_console.target import target_named
 
@@ -33,6 +33,7 @@ def cordon(
     *,
     reason: Reason = None,
     timeout: AnswerTimeout = 10.0,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def cordon(
     settings = settings_for(CommonSettings, nats_url=nats_url)
     node, device = target_named(target, settings)
     command = commands.Cordon(node_id=node, device_id=device, reason=reason)
-    carry_out(command, settings, timeout_seconds=timeout, json=json)
+    carry_out(command, settings, timeout_seconds=timeout, json=json, access_token_file=access_token_file)
 
 
 def drain(
@@ -52,6 +53,7 @@ def drain(
     reason: Reason = None,
     wait: Wait = False,
     timeout: Timeout = None,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -71,7 +73,14 @@ def drain(
         name = node if device is None else DeviceKey.of(node, device)
         return TargetEmpty(name, placed_on(before, name))
 
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=emptied if wait else None)
+    carry_out(
+        command,
+        settings,
+        timeout_seconds=timeout,
+        json=json,
+        access_token_file=access_token_file,
+        wait_for=emptied if wait else None,
+    )
 
 
 def uncordon(
@@ -79,6 +88,7 @@ def uncordon(
     *,
     reason: Reason = None,
     timeout: AnswerTimeout = 10.0,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -89,4 +99,4 @@ def uncordon(
     settings = settings_for(CommonSettings, nats_url=nats_url)
     node, device = target_named(target, settings)
     command = commands.Uncordon(node_id=node, device_id=device, reason=reason)
-    carry_out(command, settings, timeout_seconds=timeout, json=json)
+    carry_out(command, settings, timeout_seconds=timeout, json=json, access_token_file=access_token_file)

@@ -9,7 +9,7 @@ from shardbus_schemas.ids import InstanceId
 
 from shardbus_console.commanding import Reason, Timeout, UntilOption, Wait, carry_out
 from shardbus_console.connection import settings_for
-from shardbus_console.options import Json, NatsUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl
 from shardbus_console.progress import InstancesRun
 from shardbus_console.target import targets_named
 
@@ -37,6 +37,7 @@ def move(
     wait: Wait = False,
     until: UntilOption = None,
     timeout: Timeout = None,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -56,7 +57,14 @@ def move(
         return None
 
     waits = wait or until is not None
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=moved if waits else None)
+    carry_out(
+        command,
+        settings,
+        timeout_seconds=timeout,
+        json=json,
+        access_token_file=access_token_file,
+        wait_for=moved if waits else None,
+    )
 
 
 def rebalance(
@@ -69,6 +77,7 @@ def rebalance(
     wait: Wait = False,
     until: UntilOption = None,
     timeout: Timeout = None,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
@@ -82,4 +91,11 @@ def rebalance(
         return None
 
     waits = wait or until is not None
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=moved if waits else None)
+    carry_out(
+        command,
+        settings,
+        timeout_seconds=timeout,
+        json=json,
+        access_token_file=access_token_file,
+        wait_for=moved if waits else None,
+    )

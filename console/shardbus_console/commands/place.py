@@ -12,7 +12,7 @@ from shardbus_schemas.ids import InstanceId
 from shardbus_console.commanding import AnswerTimeout, Reason, Timeout, UntilOption, Wait, carry_out
 from shardbus_console.connection import settings_for
 from shardbus_console.exits import CommandError
-from shardbus_console.options import Json, NatsUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl
 from shardbus_console.progress import InstancesRun
 from shardbus_console.request_options import place_command, request_options
 
@@ -40,6 +40,7 @@ def place(
     wait: Wait = False,
     until: UntilOption = None,
     timeout: Timeout = None,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
     asked: dict[str, object],
@@ -59,7 +60,14 @@ def place(
         return None
 
     waits = wait or until is not None
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=placed if waits else None)
+    carry_out(
+        command,
+        settings,
+        timeout_seconds=timeout,
+        json=json,
+        access_token_file=access_token_file,
+        wait_for=placed if waits else None,
+    )
 
 
 def delete(
@@ -67,13 +75,14 @@ def delete(
     *,
     reason: Reason = None,
     timeout: AnswerTimeout = 10.0,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
     """Delete an instance: its memory is free for others."""
     settings = settings_for(CommonSettings, nats_url=nats_url)
     command = commands.Delete(instance_id=InstanceId(instance_id), reason=reason)
-    carry_out(command, settings, timeout_seconds=timeout, json=json)
+    carry_out(command, settings, timeout_seconds=timeout, json=json, access_token_file=access_token_file)
 
 
 def which_model(model_id: str | None, file: Path | None) -> dict[str, object]:

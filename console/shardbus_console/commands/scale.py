@@ -11,7 +11,7 @@ from shardbus_schemas.problems import explain
 from shardbus_console.commanding import Reason, Timeout, UntilOption, Wait, carry_out
 from shardbus_console.connection import open_read_model, settings_for
 from shardbus_console.exits import CommandError
-from shardbus_console.options import Json, NatsUrl, PostgresUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl, PostgresUrl
 from shardbus_console.output import data, print_json, print_table, say
 from shardbus_console.progress import ReplicasRun
 from shardbus_console.request_options import request_options
@@ -45,6 +45,7 @@ def scale(
     wait: Wait = False,
     until: UntilOption = None,
     timeout: Timeout = None,
+    access_token_file: AccessTokenFile = None,
     nats_url: NatsUrl = None,
     json: Json = False,
     asked: dict[str, object],
@@ -64,7 +65,14 @@ def scale(
         return None
 
     waits = wait or until is not None
-    carry_out(command, settings, timeout_seconds=timeout, json=json, wait_for=scaled if waits else None)
+    carry_out(
+        command,
+        settings,
+        timeout_seconds=timeout,
+        json=json,
+        access_token_file=access_token_file,
+        wait_for=scaled if waits else None,
+    )
 
 
 def scale_command(asked: dict[str, Any]) -> commands.Scale:
