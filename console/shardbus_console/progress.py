@@ -16,6 +16,8 @@ Until = Literal["placed", "ready"]
 
 QUIET_SECONDS: Final = 3.0
 """How long a runtime has to say its first word before it is taken that none does."""
+STOP_SECONDS: Final = 15.0
+"""How long a runtime may take to say that a shard which was moved away has stopped."""
 SETTLED_SECONDS: Final = 1.0
 """How long nothing may change before what is pending is taken to stay so."""
 
@@ -62,7 +64,6 @@ class ReplicasRun:
 
     deployment_id: DeploymentId
     until: Until | None = None
-    patient: bool = False
 
     def __call__(self, state: FleetState, quiet_seconds: float) -> Reached:
         """Return how far they are."""
@@ -78,12 +79,12 @@ class ReplicasRun:
         if len(replicas) != wanted:
             more = len(replicas) - wanted
             return Reached(f"{head}, {f'{more} more to delete' if more > 0 else f'{-more} more to make'}")
-        return _standing(state, replicas, self.until, quiet_seconds, head=head, patient=self.patient)
+        return _standing(state, replicas, self.until, quiet_seconds, head=head, patient=False)
 
 
 @dataclass(frozen=True, slots=True)
 class TargetEmpty:
-    """Nothing is placed on a node or device any more."""
+    """Nothing is placed on a node or device any more, and where its runtimes report, nothing runs there."""
 
     target: str
     were_there: frozenset[InstanceId]
@@ -95,13 +96,16 @@ class TargetEmpty:
         if there:
             return Reached(f"{self.target}: {_number(len(there), 'instance')} to move: {', '.join(sorted(there))}")
         left = [state.instances[name] for name in sorted(self.were_there)]
-        text = f"{self.target} is empty" + _runs_still(state, self.target)
+        running = _running_on(state, self.target)
+        text = f"{self.target} is empty"
+        text += f", but {_number(running, 'shard')} not yet stopped there" if running else ""
         waiting = [record for record in left if record.is_wanted and not _is_placed(record)]
-        if not waiting:
-            moved = sum(map(_is_placed, left))
-            return Reached(text + (f", {_number(moved, 'instance')} moved" if moved else ""), "reached")
-        settled = quiet_seconds >= SETTLED_SECONDS
-        return Reached(f"{text}; {_waiting_text(waiting)}", "pending" if settled else None)
+        moved = sum(map(_is_placed, left))
+        text += f", {_number(moved, 'instance')} moved" if moved else ""
+        text += f"; {_waiting_text(waiting)}" if waiting else ""
+        if quiet_seconds < (STOP_SECONDS if running else SETTLED_SECONDS if waiting else 0):
+            return Reached(text)
+        return Reached(text, "pending" if waiting else "reached")
 
 
 def placed_on(state: FleetState, target: str) -> frozenset[InstanceId]:
@@ -180,16 +184,14 @@ def _waiting_text(waiting: Sequence[InstanceRecord]) -> str:
     return f"{_number(len(waiting), 'instance')} {'waits' if len(waiting) == 1 else 'wait'} for a place: {said}"
 
 
-def _runs_still(state: FleetState, target: str) -> str:
-    """Return what runtimes there have not yet said to be over."""
-    running = [
-        key
+def _running_on(state: FleetState, target: str) -> int:
+    """Return how many shards runtimes there have not said to be over yet."""
+    return sum(
+        _on(key, target) and shard.report.state in {"loading", "ready"}
         for record in state.instances.values()
         if record.is_wanted  # of what was deleted nothing more is noted
         for key, shard in record.shards.items()
-        if _on(key, target) and shard.report.state in {"loading", "ready"}
-    ]
-    return f", but {_number(len(running), 'shard')} not yet stopped there" if running else ""
+    )
 
 
 def _on(key: DeviceKey, target: str) -> bool:

@@ -91,7 +91,7 @@ def instances(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """List the models that are placed or wait for a place, or show one.
+    """List what is placed or waits for a place, or show one.
 
     With what its runtimes say of its shards: wanted, loading, ready, failed.
     """

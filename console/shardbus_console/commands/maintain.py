@@ -57,7 +57,7 @@ def drain(
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
-    """Empty a node or device: all that is there moves away.
+    """Empty a node or device: what is there moves away.
 
     What has no place elsewhere waits as pending, and says why. With --wait until nothing is there any more, also if it
     was drained before; the exit code is 6 if some of it waits for a place then. `shardbus uncordon` takes it back.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(request_options(scale, leave_out={"dry_run"}))
+    app.command()(request_options(scale, leave_out={"dry_run", "wait_for_capacity"}))
     app.command()(deployments)
 
 
@@ -50,7 +50,9 @@ def scale(
     json: Json = False,
     asked: dict[str, object],
 ) -> None:
-    """Want N replicas of a model, spread over what fails together.
+    """Want N replicas of a model, each apart from the others.
+
+    They are spread over what fails together: nodes, or with --spread-by the sites or racks that a label names.
 
     Of a deployment that there is already only the number changes, unless conditions are given. What has no place waits
     as pending. With --wait until all are placed and run, or the rest is pending (exit code 6).
@@ -61,7 +63,7 @@ def scale(
 
     def scaled(_: "FleetState", answer: "Answer") -> "Goal | None":
         if isinstance(answer, events.DeploymentScaled):
-            return ReplicasRun(answer.deployment_id, until, patient=command.wait_for_capacity)
+            return ReplicasRun(answer.deployment_id, until)
         return None
 
     waits = wait or until is not None

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from shardbus_console.top_view import ASCII, Sort, age_text, device_table, heading, memory_bar, throttle_text
 from shardbus_eventstore.activity import Activity, DeviceActivity, NodeActivity
@@ -229,7 +230,7 @@ def test_any_width_holds_any_fleet(width: int, names: list[str]) -> None:
     devices = [device("n", f"g{index}", **{**BUSY, "name": name}) for index, name in enumerate(names)]
     lines = drawn(fleet(node("n", *devices)), width)
     assert len(lines) == 2 + len(names)
-    assert all(len(line) <= width for line in lines)
+    assert all(cell_len(line) <= width for line in lines)
 
 
 @pytest.mark.parametrize(
