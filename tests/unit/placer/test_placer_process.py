@@ -1,6 +1,7 @@
 """The placer's shell on the bus in memory: every command ends in exactly one answer, or among the dead letters."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -128,6 +129,51 @@ def test_an_answer_whose_acknowledgement_was_lost_is_not_given_twice() -> None:
         assert len(answers(bus)) == 1
 
     play(lost)
+
+
+def test_who_waits_for_the_answer_of_a_command_that_came_again_gets_the_first_one() -> None:
+    async def scenario(bus: UnreliableBus) -> None:
+        async with bus.listen("answers.mine") as replies:
+            payload = b'{"model_id": "tiny", "command_id": "c1"}'
+            await send(bus, payload, **{"ce-replyto": "answers.mine"})
+            first = await anext(replies)
+            await send(bus, payload, **{"ce-replyto": "answers.mine"})
+            again = await anext(replies)
+            assert (again.payload, again.headers["ce-id"]) == (first.payload, first.headers["ce-id"])
+            assert len(answers(bus)) == 1
+
+    play(scenario)
+
+
+def test_who_waits_is_answered_even_if_the_answers_acknowledgement_was_lost() -> None:
+    """The command is given back then, and finds its answer in the stream when it comes again."""
+
+    async def scenario(bus: UnreliableBus) -> None:
+        async with bus.listen("answers.mine") as replies:
+
+            def lose_the_answers(message: Outgoing) -> None:
+                if message.message_id == "c1/answer" and not answers(bus):
+                    bus.lose_acknowledgements = 1
+
+            bus.before_append = lose_the_answers
+            await send(bus, b'{"model_id": "tiny", "command_id": "c1"}', **{"ce-replyto": "answers.mine"})
+            reply = await anext(replies)
+            assert reply.headers["ce-type"] == "InstancePlaced"
+            assert reply.headers["ce-id"] == "c1/answer"
+            assert len(answers(bus)) == 1
+
+    play(scenario)
+
+
+def test_who_waits_for_what_nobody_can_read_or_carry_out_is_told_why() -> None:
+    async def scenario(bus: UnreliableBus) -> None:
+        async with bus.listen("answers.mine") as replies:
+            await send(bus, b"{", **{"ce-replyto": "answers.mine"})
+            told = json.loads((await anext(replies)).payload)
+            assert told["error"]["code"] == "not_json"
+            assert [letter.code for letter in bus.said(DEAD)] == ["not_json"]
+
+    play(scenario)
 
 
 def test_a_placer_that_lost_the_race_plans_again_on_the_new_state() -> None:
