@@ -109,8 +109,14 @@ class Moves:
         self._pieces = [_Piece(start, end, 0) for start, end in pairwise(inside)]
         self._embedding = _Piece(0, 0, memory.embedding, is_end=True)
         self._head = _Piece(model.layers, model.layers, memory.head, is_end=True)
-        self._sources = _sources(self._held)
+        pieces = [*self._pieces, self._embedding, self._head]
+        self._sources = {
+            piece: [devices for holding, devices in _sources(self._held) if self._covers(holding, piece)]
+            for piece in pieces
+        }
         self._known: dict[tuple[DeviceKey | NodeId, int], tuple[Moving, Moving]] = {}
+        self._ways: dict[tuple[DeviceKey | NodeId, _Piece], _Way] = {}
+        self._sized: dict[tuple[_Piece, int], list[int]] = {}
         self._alike: dict[tuple[float, ...], tuple[Moving, Moving]] = {}
 
     @property
@@ -161,16 +167,16 @@ class Moves:
         """Return what each device of a stage fetches, together for each source."""
         of, first, last = len(stage.devices), stage.start_layer == 0, stage.end_layer == self._model.layers
         pieces = [
-            _Piece(max(piece.start, stage.start_layer), min(piece.end, stage.end_layer), 0) for piece in self._pieces
+            piece for piece in self._pieces if piece.start < stage.end_layer and stage.start_layer < piece.end
         ]
-        pieces = [piece for piece in pieces if piece.start < piece.end]
         pieces += [self._embedding] * (first and not (last and self._model.tied_embedding)) + [self._head] * last
         found: list[Transfer] = []
         for device in stage.devices:
             by_way: dict[_Way, int] = {}
             for piece in pieces:
                 way = self._way(device, of, piece)
-                size = sum(self._sizes(piece, of))
+                inside = slice(max(0, stage.start_layer - piece.start), stage.end_layer - piece.start)
+                size = sum(self._sizes(piece, of)[slice(None) if piece.is_end else inside])
                 if way.rate < math.inf and size:
                     by_way[way] = by_way.get(way, 0) + size
             found += [
@@ -218,22 +224,30 @@ class Moves:
 
     def _sizes(self, piece: _Piece, of: int) -> list[int]:
         """Return the bytes that one of so many devices holds of each layer of a piece, or of an end."""
-        share = tensor.largest_share(self._model, of)
-        assert share is not None  # or it would be no stage
-        whole = [piece.size] if piece.is_end else self._model.bytes_by_layer[piece.start : piece.end]
-        return [tensor.share_bytes(size, share) for size in whole]
+        if (piece, of) not in self._sized:
+            share = tensor.largest_share(self._model, of)
+            assert share is not None  # or it would be no stage
+            whole = [piece.size] if piece.is_end else self._model.bytes_by_layer[piece.start : piece.end]
+            self._sized[piece, of] = [tensor.share_bytes(size, share) for size in whole]
+        return self._sized[piece, of]
 
     def _way(self, device: DeviceKey, of: int, piece: _Piece) -> _Way:
-        """Return the quickest way; of equally quick ones that from the first device, before that from afar."""
+        """Return the quickest way; of equally quick ones the first device's, and that from afar last."""
         own = self._held.get(device)
         if own is not None and own.of in (1, of) and self._covers(own, piece):
             return _Way(math.inf, device)
+        # The devices of a node are reached alike, but for one that has a part of what a group gives.
+        key = (device.node_id if own is None or own.of == 1 else device, piece)
+        if key not in self._ways:
+            self._ways[key] = self._quickest(device, piece)
+        return self._ways[key]
+
+    def _quickest(self, device: DeviceKey, piece: _Piece) -> _Way:
         best = _Way(self._from_afar, None)
-        for holding, devices in self._sources:
-            if self._covers(holding, piece):
-                rate = min(self._rate(source, device) for source in devices)
-                if rate > best.rate or (rate == best.rate and best.source is None):
-                    best = _Way(rate, devices[0])
+        for devices in self._sources[piece]:
+            rate = min(self._rate(source, device) for source in devices)
+            if rate > best.rate or (rate == best.rate and best.source is None):
+                best = _Way(rate, devices[0])
         return best
 
     def _covers(self, holding: Holding, piece: _Piece) -> bool:

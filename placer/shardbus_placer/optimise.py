@@ -142,6 +142,9 @@ class _Proof:
             return  # the program with all hops was solved, and says more
         program = Counting(smaller, None if best is None else best.cost, with_hops=with_hops)
         session = Session(program.model)
+        if self.problem.moves:
+            # A bound at once: with several kinds of layers the program in whole numbers may take all the time.
+            self._learn_bound(session.solve(self.seconds_left(), relaxed=True), program.scale)
         for _ in range(MOST_ROUNDS):
             self._learn(session.solve(self.seconds_left()), program.scale)
             if self.impossible or not self.last.values:
@@ -173,7 +176,10 @@ class _Proof:
 
     def exhaust(self) -> None:
         """Try every order, where there are few: what was tried so needs no further proof."""
-        if all_orders(self.problem, self.state, self.seconds_left):
+        problem, best = self.problem, self.state.best
+        if problem.moves and best is not None:
+            problem = without_the_useless(problem, best.cost)
+        if all_orders(problem, self.state, self.seconds_left):
             if self.state.best is None:
                 self.impossible = True
             else:
@@ -192,10 +198,14 @@ class _Proof:
                 self.impossible = True
             else:
                 self.bound = best.cost
-        elif solution.bound is not None:
+        else:
+            self._learn_bound(solution, scale)
+        self.by_solver = self.by_solver or solution.status == "infeasible" or bool(solution.values)
+
+    def _learn_bound(self, solution: Solution, scale: float) -> None:
+        if solution.bound is not None:
             bound = solution.bound * scale
             self.bound = bound if self.bound is None else max(self.bound, bound)
-        self.by_solver = self.by_solver or solution.status == "infeasible" or bool(solution.values)
 
     def _take(self, orders: Sequence[Sequence[Unit] | None]) -> None:
         """Keep the orders that a solution stands for if they are better, and what is a small change away from them."""

@@ -175,7 +175,7 @@ class Problem:
     def most_layers(self, unit: Unit) -> int:
         """Return how many layers fit on a unit at most, wherever they lie and without embedding or head."""
         prefix, best, start = self.memory.prefix, 0, 0
-        if self.even:
+        if self.even or (self.moves and self.memory.even):
             return self.layers if prefix[1] == 0 else min(self.layers, unit.room_bytes // prefix[1])
         for end in range(1, self.layers + 1):
             while prefix[end] - prefix[start] > unit.room_bytes:
