@@ -122,7 +122,9 @@ class _Weighing:
         """Return the cheapest cut that costs less than ``below``."""
         best: Cut | None = None
         width = FINE if fine else COARSE
-        open_between = [(0.0, math.inf, self.problem.least_moved)]
+        steps = [unit.moving.steps for unit in self.order if unit.moving is not None]
+        least_of_all = sum(map(min, zip(*steps, strict=True))) + self.problem.least_moved_ends
+        open_between = [(0.0, math.inf, least_of_all * (1 - ROUNDING))]
         while open_between:
             low, pace, least = open_between.pop()
             # Whatever is quicker than ``pace`` fetches at least as much, so to be cheaper it must be quicker than this.

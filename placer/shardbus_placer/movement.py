@@ -18,6 +18,7 @@ there, at the rate of the slowest of its links; a device whose part changes fetc
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -67,6 +68,11 @@ class Moving:
     both: float
     """For both, on a stage that is first and last at once."""
 
+    @cached_property
+    def steps(self) -> tuple[float, ...]:
+        """What each layer adds."""
+        return tuple(end - start for start, end in pairwise(self.layers))
+
     def of(self, start: int, end: int) -> float:
         """Return the figure for the layers ``start`` to ``end``, the ends of the model included."""
         total = self.layers[end] - self.layers[start]
@@ -110,12 +116,13 @@ class Moves:
         self._embedding = _Piece(0, 0, memory.embedding, is_end=True)
         self._head = _Piece(model.layers, model.layers, memory.head, is_end=True)
         pieces = [*self._pieces, self._embedding, self._head]
+        # In the order of the rates below: layers, embedding, head.
         self._sources = {
             piece: [devices for holding, devices in _sources(self._held) if self._covers(holding, piece)]
             for piece in pieces
         }
         self._known: dict[tuple[DeviceKey | NodeId, int], tuple[Moving, Moving]] = {}
-        self._ways: dict[tuple[DeviceKey | NodeId, _Piece], _Way] = {}
+        self._by_node: dict[NodeId, list[float]] = {}
         self._sized: dict[tuple[_Piece, int], list[int]] = {}
         self._alike: dict[tuple[float, ...], tuple[Moving, Moving]] = {}
 
@@ -191,12 +198,27 @@ class Moves:
         """Return the bytes, and the seconds, for one of so many devices of a stage; shared by those who fetch alike."""
         key = (device if device in self._held else device.node_id, of)
         if key not in self._known:
-            pieces = [*self._pieces, self._embedding, self._head]
-            rates = tuple(self._way(device, of, piece).rate for piece in pieces)
+            rates = self._rates(device, of)
             if (*rates, of) not in self._alike:
                 self._alike[*rates, of] = self._summed(rates, of)
             self._known[key] = self._alike[*rates, of]
         return self._known[key]
+
+    def _rates(self, device: DeviceKey, of: int) -> tuple[float, ...]:
+        """Return the rate at which a device gets each piece."""
+        own = self._held.get(device)
+        if own is not None and own.of != 1:
+            return tuple(self._way(device, of, piece).rate for piece in self._sources)
+        if device.node_id not in self._by_node:
+            self._by_node[device.node_id] = [
+                self._quickest(device.node_id, None, piece).rate for piece in self._sources
+            ]
+        rates = self._by_node[device.node_id]
+        if own is None:
+            return tuple(rates)
+        return tuple(
+            math.inf if self._covers(own, piece) else rate for piece, rate in zip(self._sources, rates, strict=True)
+        )
 
     def _summed(self, rates: Sequence[float], of: int) -> tuple[Moving, Moving]:
         sizes = [
@@ -236,16 +258,13 @@ class Moves:
         own = self._held.get(device)
         if own is not None and own.of in (1, of) and self._covers(own, piece):
             return _Way(math.inf, device)
-        # The devices of a node are reached alike, but for one that has a part of what a group gives.
-        key = (device.node_id if own is None or own.of == 1 else device, piece)
-        if key not in self._ways:
-            self._ways[key] = self._quickest(device, piece)
-        return self._ways[key]
+        return self._quickest(device.node_id, device, piece)
 
-    def _quickest(self, device: DeviceKey, piece: _Piece) -> _Way:
+    def _quickest(self, node: NodeId, device: DeviceKey | None, piece: _Piece) -> _Way:
+        """Return the quickest way to a device of a node; ``None`` is any that has no part of the piece."""
         best = _Way(self._from_afar, None)
         for devices in self._sources[piece]:
-            rate = min(self._rate(source, device) for source in devices)
+            rate = min(math.inf if source == device else self._rate(source, node) for source in devices)
             if rate > best.rate or (rate == best.rate and best.source is None):
                 best = _Way(rate, devices[0])
         return best
@@ -258,13 +277,9 @@ class Moves:
             return begins or ends
         return begins if piece.start == 0 else ends
 
-    def _rate(self, source: DeviceKey, device: DeviceKey) -> float:
-        if source == device:
-            return math.inf
-        if source.node_id == device.node_id:
-            link = self._links.inside.get(source.node_id)
-        else:
-            link = self._links.between.get((source.node_id, device.node_id))
+    def _rate(self, source: DeviceKey, node: NodeId) -> float:
+        here = source.node_id
+        link = self._links.inside.get(here) if here == node else self._links.between.get((here, node))
         return 0.0 if link is None else link.bandwidth_bytes_per_second
 
 
