@@ -153,9 +153,7 @@ class Worth:
                 yield end
 
 
-def _range_ends(
-    problem: Problem, unit: Unit, start: int, most_seconds: float, worth: Worth | None = None
-) -> list[int]:
+def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float, worth: Worth | None = None) -> list[int]:
     memory, layers = problem.memory, problem.layers
     ends = (
         range(start + 1, layers + 1) if unit.pin is None else range(start + unit.pin, min(start + unit.pin, layers) + 1)

@@ -173,9 +173,7 @@ class Moves:
     def _transfers(self, stage: Stage) -> list[Transfer]:
         """Return what each device of a stage fetches, together for each source."""
         of, first, last = len(stage.devices), stage.start_layer == 0, stage.end_layer == self._model.layers
-        pieces = [
-            piece for piece in self._pieces if piece.start < stage.end_layer and stage.start_layer < piece.end
-        ]
+        pieces = [piece for piece in self._pieces if piece.start < stage.end_layer and stage.start_layer < piece.end]
         pieces += [self._embedding] * (first and not (last and self._model.tied_embedding)) + [self._head] * last
         found: list[Transfer] = []
         for device in stage.devices:

@@ -106,6 +106,8 @@ def plan(
         )
 
     easy, reason = _easy(situation)
+    if horizon is not None:
+        reason += f"; what is fetched counts, spread over {horizon:g} tokens"
     searching = elapsed()
     late = GREEDY_SHARE * request.deadline_ms / 1e3
     begin_with = NOTHING_STANDS if horizon is None or moves is None else standing(problem, moves.holders)

@@ -104,6 +104,11 @@ class Problem:
         """Whether what must be fetched is part of the price: then layers differ by where they lie."""
         return any(unit.moving is not None for unit in self.units)
 
+    @property
+    def counted_in(self) -> str:
+        """What is said behind a cost that is more than seconds of decoding."""
+        return ", what is fetched counted in" if self.moves else ""
+
     @cached_property
     def unmoved(self) -> "Problem":
         """The same without a price on moving: no plan costs less there than here less ``least_moved``."""

@@ -48,7 +48,7 @@ def standing(problem: Problem, held: Mapping[DeviceKey, Holding]) -> Standing:
         cuts += _as_it_stands(problem, stages, [])
     orders = [order]
     if len(gaps) == 1:
-        (place, start, end), = gaps
+        ((place, start, end),) = gaps
         for unit in _ranked(problem, order, place, free, start, end)[:MOST_RANKED]:
             cuts += _as_it_stands(problem, stages, [(place, unit, start, end)])
             orders.append((*order[:place], unit, *order[place:]))
@@ -59,8 +59,8 @@ def standing(problem: Problem, held: Mapping[DeviceKey, Holding]) -> Standing:
     else:
         for place in range(len(order) + 1):
             _, holding = stages[min(place, len(stages) - 1)]
-            for unit in _ranked(problem, order, place, free, holding.start, holding.end)[:MOST_BESIDE]:
-                orders.append((*order[:place], unit, *order[place:]))
+            ranked = _ranked(problem, order, place, free, holding.start, holding.end)
+            orders += [(*order[:place], unit, *order[place:]) for unit in ranked[:MOST_BESIDE]]
     most = max(2, MOST_STAGES_CUT // max(1, len(order)))
     return Standing(tuple(sorted(cuts, key=lambda cut: cut.cost)), tuple(order for order in orders if order)[:most])
 
@@ -90,7 +90,9 @@ def _gaps(problem: Problem, stages: Sequence[tuple[Unit, Holding]]) -> list[tupl
     return [(place, end, start) for place, ((_, end), (start, _)) in places if end < start]
 
 
-def _filled(problem: Problem, order: Order, gaps: Sequence[tuple[int, int, int]], free: list[Unit]) -> Iterator[_Filling]:
+def _filled(
+    problem: Problem, order: Order, gaps: Sequence[tuple[int, int, int]], free: list[Unit]
+) -> Iterator[_Filling]:
     """Yield the unit for each gap that costs the least there, each device once."""
     left = list(free)
     for place, start, end in gaps:
@@ -106,9 +108,7 @@ def _inserted(order: Order, fillings: Sequence[_Filling]) -> Order:
     return tuple(found)
 
 
-def _as_it_stands(
-    problem: Problem, stages: Sequence[tuple[Unit, Holding]], fillings: Sequence[_Filling]
-) -> list[Cut]:
+def _as_it_stands(problem: Problem, stages: Sequence[tuple[Unit, Holding]], fillings: Sequence[_Filling]) -> list[Cut]:
     """Return the plan in which every stage holds what it held and the gaps are filled, if that is one."""
     parts = [(unit, holding.start, holding.end) for unit, holding in stages]
     for place, unit, start, end in reversed(fillings):
