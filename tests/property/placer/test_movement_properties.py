@@ -72,7 +72,7 @@ def judged(referee: MovingBruteForce | MovingExact) -> None:
     event(f"moves: {moved > 0}, gap {answer.objective.gap == 0}, {answer.strategy}")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 @given(data=st.data(), seed=SEEDS, horizon=HORIZONS)
 def test_a_re_plan_is_the_best_of_all_plans_with_what_they_move(
@@ -83,7 +83,7 @@ def test_a_re_plan_is_the_best_of_all_plans_with_what_they_move(
     judged(MovingBruteForce(fleet, case.model, case.request, POLICY, held, horizon))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), seed=SEEDS, horizon=HORIZONS)
 def test_a_re_plan_of_more_devices_is_the_best_too(data: st.DataObject, seed: int, horizon: float) -> None:
     case = small_case(data.draw(shapes("latency", MORE, 7)), seed)
@@ -91,7 +91,7 @@ def test_a_re_plan_of_more_devices_is_the_best_too(data: st.DataObject, seed: in
     judged(MovingExact(fleet, case.model, case.request, POLICY, held, horizon))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), objective=st.sampled_from(["latency", "throughput"]), seed=SEEDS)
 def test_the_longer_a_plan_stands_the_more_may_be_moved_and_the_quicker_it_is(
     data: st.DataObject, objective: ObjectiveName, seed: int
@@ -121,7 +121,7 @@ def test_the_longer_a_plan_stands_the_more_may_be_moved_and_the_quicker_it_is(
         )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), objective=st.sampled_from(["latency", "throughput", "score"]), seed=SEEDS, horizon=HORIZONS)
 def test_what_is_the_best_already_stays(
     data: st.DataObject, objective: ObjectiveName, seed: int, horizon: float
