@@ -22,6 +22,8 @@ SAME = 1e-9
 """Relative difference below which two costs are equal."""
 MOST_STAGES_PRICED = 1000
 """Stages of changed plans that are priced at most, each way: counted, so that no plan depends on the machine."""
+DEARER = 10
+"""Where moving has a price a stage less is seldom as good, and takes so many times as long to find out."""
 MOST_PASSES = 8
 """How often all changes are gone through."""
 
@@ -30,6 +32,8 @@ def settle(problem: Problem, cut: Cut, moves: Moves | None) -> Cut:
     """Return the plan to take among those that cost no more than ``cut``."""
     limit = cut.cost + SAME * abs(cut.cost)
     state = _Settling(problem, moves, limit, cut)
+    if problem.moves:
+        state.drops_left //= DEARER
     for _ in range(MOST_PASSES):
         before = state.cut
         while state.drops_a_stage():
