@@ -7,6 +7,7 @@ of tries is bounded, not the time, so that equal problems give equal plans on an
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from shardbus_schemas.ids import DeviceKey
 
@@ -79,7 +80,8 @@ def improve(state: Search) -> None:
     improved = state.best is not None
     while improved and not state.exhausted:
         assert state.best is not None  # only set, never unset
-        improved = any(state.offer(order) for order in _neighbours(state.problem, state.best.order))
+        orders = takewhile(lambda _: not state.exhausted, _neighbours(state.problem, state.best.order))
+        improved = any(state.offer(order) for order in orders)
 
 
 def starts(problem: Problem) -> Iterator[Sequence[Unit]]:

@@ -46,7 +46,8 @@ def plan_in_hand(
     if bound is not None:
         follow_trails(state, bound, out_of_time)
     state.tries_left = CUT_STAGES // max(1, len(problem.units))
-    few = len(problem.units) <= FEW or not problem.even or problem.objective != "throughput"
+    even = problem.even or problem.moves
+    few = len(problem.units) <= FEW or not even or problem.objective != "throughput"
     if state.best is not None and few and (bound is None or state.best.cost > bound * (1 + 1e-9)):
         improve(state)
     state.polish()
