@@ -8,6 +8,8 @@ from itertools import accumulate
 from shardbus_placer.formulation import LinearModel, Price, Terms, uniform_hop
 from shardbus_placer.problem import Problem, Unit
 
+LOOKS_PER_COLUMN = 10
+"""As long as it takes to add a column, so many pairs of a unit and a node are looked at."""
 SLACK = 1e-7
 """Relative slack: a plan exactly as good as the limit must not fall out."""
 
@@ -112,11 +114,12 @@ def _hop(
 
 
 def _hop_columns(problem: Problem, found: Sequence[tuple[int, int, int]]) -> int:
-    """Return how many columns ``_hop`` adds at most for these ranges."""
+    """Return how many columns ``_hop`` adds at most for these ranges, and what it takes to look for them."""
     ending = {(i, end) for i, _, end in found}
     starting = {(problem.units[i].node, start) for i, start, _ in found}
     nodes = Counter(start for _, start in starting)
-    return sum(nodes[end] for _, end in ending)
+    looked_at = len(ending) * len(problem.nodes) + problem.layers * len(problem.units)
+    return sum(nodes[end] for _, end in ending) + looked_at // LOOKS_PER_COLUMN
 
 
 class Worth:

@@ -46,6 +46,16 @@ def settle(problem: Problem, cut: Cut, moves: Moves | None) -> Cut:
     return state.cut
 
 
+def moved_bytes(cut: Cut, moves: Moves | None) -> int:
+    """Return the bytes that all stages fetch; 0 where nobody holds anything, for then every plan does."""
+    stages = zip(cut.order, pairwise(cut.bounds), strict=True)
+    return sum(_moved(unit, start, end, moves) for unit, (start, end) in stages)
+
+
+def _moved(unit: Unit, start: int, end: int, moves: Moves | None) -> int:
+    return moves.bytes(unit.devices, start, end) if moves is not None and moves.holders else 0
+
+
 def _balanced(problem: Problem, cut: Cut) -> Cut:
     """Return the plan with layers moved between devices of equal score for as long as the slowest stage gains."""
     order, counts = cut.order, [end - start for start, end in pairwise(cut.bounds)]
@@ -145,11 +155,11 @@ class _Settling:
         unit, start, end = order[at], bounds[at], bounds[at + 1]
         elsewhere = {device for other in order if other is not unit for device in other.devices}
         needed = self.problem.memory.stage(start, end)
-        best = (self._moved(unit, start, end), unit.devices)
+        best = (_moved(unit, start, end, self.moves), unit.devices)
         for other in alike:
             if other.room_bytes < needed or not elsewhere.isdisjoint(other.devices):
                 continue
-            rank = (self._moved(other, start, end), other.devices)
+            rank = (_moved(other, start, end, self.moves), other.devices)
             if rank >= best:
                 continue
             changed = (*order[:at], other, *order[at + 1 :])
@@ -212,21 +222,13 @@ class _Settling:
         found = Cut(order, bounds, cost_of(problem, order, bounds))
         if found.cost > self.limit:
             return False
-        before, after = self._moved_in(self.cut), self._moved_in(found)
+        before, after = moved_bytes(self.cut, self.moves), moved_bytes(found, self.moves)
         names, known = [unit.devices for unit in order], [unit.devices for unit in self.cut.order]
         # A nicer order alone is not worth a slower one.
         if after > before or (after == before and ((names, bounds) >= (known, self.cut.bounds) or self._slower(found))):
             return False
         self.cut = found
         return True
-
-    def _moved_in(self, cut: Cut) -> int:
-        stages = zip(cut.order, pairwise(cut.bounds), strict=True)
-        return sum(self._moved(unit, start, end) for unit, (start, end) in stages)
-
-    def _moved(self, unit: Unit, start: int, end: int) -> int:
-        """Return the bytes that a stage fetches; nothing where nobody holds anything, for then every plan does."""
-        return self.moves.bytes(unit.devices, start, end) if self.moves is not None and self.holders else 0
 
     def _slower(self, found: Cut) -> bool:
         """Return whether a token waits longer, or the slowest stage is slower."""
