@@ -154,6 +154,8 @@ class Worth:
                 cost += self.ends + max(self.floor, seconds)
             if cost <= self.limit:
                 yield end
+            elif not self.latency and unit.seconds_by_count is None:
+                return  # nor do they take less time
 
 
 def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float, worth: Worth | None = None) -> list[int]:
