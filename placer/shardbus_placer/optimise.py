@@ -16,6 +16,7 @@ from shardbus_placer.problem import ROUNDING, Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solution import CLOSED
 from shardbus_placer.solver_pulp import Session, Solution, Status
+from shardbus_placer.standing import relieve
 from shardbus_placer.walk import MOST_ROUNDS, STEPS_PER_SECOND
 
 MOST_COLUMNS = 60_000
@@ -24,6 +25,10 @@ COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
 SINGLE_SHARE = 0.6
 """Share of the time left that plans without tensor groups may take before those with groups are looked at."""
+RELIEF_SHARE = 0.5
+"""Share of the time left that looking for a plan near the old one may take before the exact program."""
+MOST_RELIEFS = 200
+"""Orders that are tried in it at most."""
 NOT_TRIED = "not tried"
 
 
@@ -85,7 +90,7 @@ class _Proof:
     def steps(self) -> list[Callable[[], None]]:
         """Return what to try, the cheapest first; where counting proved enough, one step for a second proof."""
         if self.problem.moves and self.problem.objective == "throughput":
-            return [self.keep_unmoved_pace] if self.closed else [self.keep_unmoved_pace, self.cut_layers]
+            return [self.keep_unmoved_pace] if self.closed else [self.keep_unmoved_pace, self.relieve, self.cut_layers]
         if self.closed and self.problem.objective != "throughput":
             return [lambda: self.count(with_hops=False)]
         if self.closed:
@@ -131,6 +136,15 @@ class _Proof:
             self.state.take(_same(self.problem, state.best.order))
             self.slowest = found.bound
             self.bound = max(self.bound or 0.0, (found.bound + least) * (1 - ROUNDING))
+
+    def relieve(self) -> None:
+        """Look for a better plan near the best one."""
+        until = self.seconds_left() * (1 - RELIEF_SHARE)
+        state, whole = self.state, self.state.out_of_time
+        state.tries_left, state.out_of_time = MOST_RELIEFS, lambda: self.seconds_left() <= until
+        relieve(state)
+        state.out_of_time = whole
+        state.polish()
 
     def count(self, *, with_hops: bool) -> None:
         """Solve the counting program, adding rows of connection until none is broken."""

@@ -13,7 +13,8 @@ from itertools import accumulate, pairwise
 
 from shardbus_schemas.ids import DeviceKey
 
-from shardbus_placer.cut import Cut, cost_of
+from shardbus_placer.cut import Cut, cost_of, stage_seconds
+from shardbus_placer.greedy import Search
 from shardbus_placer.movement import Holding
 from shardbus_placer.problem import Problem, Unit
 
@@ -21,6 +22,8 @@ MOST_RANKED = 6
 """Units that are tried in one place: those that cost the least there."""
 MOST_BESIDE = 2
 """The same beside a stage, where nothing is missing."""
+MOST_RELIEVED = 8
+"""Slow stages beside which a unit is tried."""
 MOST_STAGES_CUT = 200
 """Stages of orders that are cut again at most, in all: of a long plan few orders are."""
 
@@ -63,6 +66,29 @@ def standing(problem: Problem, held: Mapping[DeviceKey, Holding]) -> Standing:
             orders += [(*order[:place], unit, *order[place:]) for unit in ranked[:MOST_BESIDE]]
     most = max(2, MOST_STAGES_CUT // max(1, len(order)))
     return Standing(tuple(sorted(cuts, key=lambda cut: cut.cost)), tuple(order for order in orders if order)[:most])
+
+
+def relieve(state: Search) -> None:
+    """Put units that are free beside the stages that set the pace, as long as the plan gets better and may be tried."""
+    better = state.best is not None
+    while better and not state.exhausted:
+        assert state.best is not None  # only set, never unset
+        better = any(state.offer(order) for order in _reliefs(state.problem, state.best) if not state.exhausted)
+
+
+def _reliefs(problem: Problem, cut: Cut) -> Iterator[Order]:
+    """Yield the order with one more unit beside a stage, the slowest stages first, or without a stage that is there."""
+    order = cut.order
+    taken = {device for unit in order for device in unit.devices}
+    free = [unit for unit in problem.units if taken.isdisjoint(unit.devices)]
+    times = [a + b for a, b in zip(stage_seconds(order, cut.bounds), problem.hop_after(order), strict=True)]
+    for at in sorted(range(len(order)), key=lambda at: -times[at])[:MOST_RELIEVED]:
+        start = cut.bounds[at]
+        for place in (at, at + 1):
+            for unit in _ranked(problem, order, place, free, start, start + 1)[:MOST_BESIDE]:
+                yield (*order[:place], unit, *order[place:])
+        for unit in _ranked(problem, order, at, free, start, cut.bounds[at + 1])[:MOST_BESIDE]:
+            yield (*order[:at], unit, *order[at + 1 :])
 
 
 _Filling = tuple[int, Unit, int, int]
