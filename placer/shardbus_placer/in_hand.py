@@ -6,12 +6,11 @@ from dataclasses import replace
 from shardbus_placer.bound import counted_bound
 from shardbus_placer.greedy import Search, improve, starts
 from shardbus_placer.problem import Problem
-from shardbus_placer.standing import Standing
+from shardbus_placer.standing import NOTHING_STANDS, Standing
 from shardbus_placer.trails import follow_trails
 
 CUT_STAGES = 3200
 """How much small changes may cost, in orders times units, so that a plan does not depend on the machine."""
-NOTHING_STANDS = Standing((), ())
 FEW = 32
 """For more units than this trails are enough: small changes take long, and the solver takes less."""
 

@@ -21,7 +21,7 @@ from shardbus_placer.candidates import Candidate, survey
 from shardbus_placer.cut import Cut
 from shardbus_placer.explain import verdicts
 from shardbus_placer.fleet_flow.whole_fleet import place_whole_fleet
-from shardbus_placer.in_hand import NOTHING_STANDS, plan_in_hand
+from shardbus_placer.in_hand import plan_in_hand
 from shardbus_placer.links import links_of
 from shardbus_placer.movement import NOTHING, Held, Moves
 from shardbus_placer.optimise import Outcome, optimise, proves
@@ -34,7 +34,7 @@ from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.settle import settle
 from shardbus_placer.situation import Situation
 from shardbus_placer.solution import hops_of, movement_in, objective_of, prediction_of, stages_of
-from shardbus_placer.standing import standing
+from shardbus_placer.standing import NOTHING_STANDS, standing
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""

@@ -40,9 +40,14 @@ class Standing:
     """To be cut, the nearest first."""
 
 
+NOTHING_STANDS = Standing((), ())
+
+
 def standing(problem: Problem, held: Mapping[DeviceKey, Holding]) -> Standing:
     """Return what is near the old plan: what is left of it comes first."""
     stages = _left(problem, held)
+    if not stages:
+        return NOTHING_STANDS
     order, gaps = tuple(unit for unit, _ in stages), _gaps(problem, stages)
     taken = {device for unit in order for device in unit.devices}
     free = [unit for unit in problem.units if taken.isdisjoint(unit.devices)]
@@ -65,7 +70,7 @@ def standing(problem: Problem, held: Mapping[DeviceKey, Holding]) -> Standing:
             ranked = _ranked(problem, order, place, free, holding.start, holding.end)
             orders += [(*order[:place], unit, *order[place:]) for unit in ranked[:MOST_BESIDE]]
     most = max(2, MOST_STAGES_CUT // max(1, len(order)))
-    return Standing(tuple(sorted(cuts, key=lambda cut: cut.cost)), tuple(order for order in orders if order)[:most])
+    return Standing(tuple(sorted(cuts, key=lambda cut: cut.cost)), tuple(orders[:most]))
 
 
 def relieve(state: Search) -> None:
