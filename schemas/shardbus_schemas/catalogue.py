@@ -24,11 +24,11 @@ _HEAD = """\
 Written by `make docs` from the code; do not edit. The same as files: [`schemas/`](../../schemas/README.md).
 
 A payload is JSON (UTF-8). The envelope travels in NATS headers with CloudEvents' names: `ce-id`, `ce-type`,
-`ce-typeversion`, `ce-source`, `ce-time`, `ce-correlationid`, `ce-causationid`. A command needs none of them; it may name
-in `ce-replyto` where else its answer goes, or be put as a request on `shardbus.v1.ask.<verb>`, whose reply the answer is
-([how to publish a command](../how-to/publish-a-command.md)). A field
-that is left out has its default; what is unknown is `null` or left out, never a number that looks like one. Readers
-ignore fields that they do not know. In subjects, a name is one token: space, `.`, `*`, `>` and `%` are percent-encoded.
+`ce-typeversion`, `ce-source`, `ce-time`, `ce-correlationid`, `ce-causationid`. A command needs none of them; it may
+name in `ce-replyto` where else its answer goes, or be put as a request on `shardbus.v1.ask.<verb>`, whose reply the
+answer is ([how to publish a command](../how-to/publish-a-command.md)). A field that is left out has its default; what
+is unknown is `null` or left out, never a number that looks like one. Readers ignore fields that they do not know. In
+subjects, a name is one token: space, `.`, `*`, `>` and `%` are percent-encoded.
 """
 
 
