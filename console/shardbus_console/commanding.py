@@ -126,8 +126,8 @@ async def _send(
             return answer, None
         command_id = command.command_id or CommandId(f"cli-{uuid.uuid4()}")
         named = command.model_copy(update={"command_id": command_id})
-        async with following(bus) as live:
-            before, began = live.state, time.monotonic()
+        async with following(bus) as known:
+            before, began = known.state, time.monotonic()
             end = asyncio.get_running_loop().time() + (timeout_seconds or END_SECONDS)
             answer = await ask(bus, named, timeout_seconds=timeout_seconds or ANSWER_SECONDS)
             show(answer)
@@ -136,7 +136,7 @@ async def _send(
                 return answer, None
             line = Line()
             try:
-                reached = await follow(live, command_id, goal, line, end)
+                reached = await follow(known, command_id, goal, line, end)
             except BaseException:
                 line.end()
                 raise

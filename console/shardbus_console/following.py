@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from shardbus_console.output import say
 
 if TYPE_CHECKING:
     from shardbus_eventstore.live import LiveState
+    from shardbus_eventstore.state import FleetState
 
     from shardbus_console.progress import Goal, Reached
 
@@ -21,8 +23,23 @@ _LOOK_SECONDS = 0.25
 """How long nothing may come before it is looked at how long nothing came."""
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The state, folded in the background."""
+
+    live: "LiveState"
+    task: "asyncio.Task[None]"
+
+    @property
+    def state(self) -> "FleetState":
+        """The state now; raises what ended the folding, if anything did."""
+        if self.task.done():
+            self.task.result()
+        return self.live.state
+
+
 @asynccontextmanager
-async def following(bus: Bus) -> "AsyncGenerator[LiveState]":
+async def following(bus: Bus) -> "AsyncGenerator[Following]":
     """Fold the streams in the background; once entered, all that they hold now is folded."""
     from shardbus_eventstore.live import STREAMS, LiveState
 
@@ -39,21 +56,21 @@ async def following(bus: Bus) -> "AsyncGenerator[LiveState]":
         if running.done():
             running.result()
         await reaching
-        yield live
+        yield Following(live, running)
     finally:
         stop.set()
         reaching.cancel()
         await asyncio.gather(running, reaching, return_exceptions=True)
 
 
-async def follow(live: "LiveState", command_id: str, goal: "Goal", line: "Line", deadline: float) -> "Reached":
+async def follow(known: Following, command_id: str, goal: "Goal", line: "Line", deadline: float) -> "Reached":
     """Return how far ``goal`` is when it has ended, or at ``deadline`` (loop time)."""
     from shardbus_eventstore.live import StateBehindError
 
     loop = asyncio.get_running_loop()
     said, since = "", loop.time()
     while True:
-        state = live.state
+        state = known.state
         now = loop.time()
         if command_id in state.decisions:  # until then the state is older than the answer
             text = goal(state, 0).text
@@ -65,7 +82,7 @@ async def follow(live: "LiveState", command_id: str, goal: "Goal", line: "Line",
                 return reached
         try:
             left = max(0.001, min(_LOOK_SECONDS, deadline - now))
-            await live.wait_until(FLEET, state.positions.get(FLEET, 0) + 1, left)
+            await known.live.wait_until(FLEET, state.positions.get(FLEET, 0) + 1, left)
         except StateBehindError:
             continue
 
