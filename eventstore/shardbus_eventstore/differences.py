@@ -7,11 +7,11 @@ from typing import Any, Final, Literal, cast
 from shardbus_schemas.fleet import DeviceStatus
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model import FrozenModel
-from shardbus_schemas.placement import Placed
 from shardbus_schemas.telemetry import DeviceGPUState
 
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.state import DeviceRecord, FleetState, InstanceRecord, LinkRecord, NodeRecord
+from shardbus_eventstore.wording import layout
 
 Kind = Literal["node", "device", "reading", "link", "instance", "model"]
 
@@ -186,11 +186,6 @@ def _place_of(instance: InstanceRecord | None) -> str | None:
 def _status_of(instance: InstanceRecord | None) -> Literal["placed", "pending", "lost", "gone"]:
     """Return what became of it. One that was deleted before a snapshot is not in the state at all."""
     return "gone" if instance is None or instance.status == "deleted" else instance.status
-
-
-def layout(plan: Placed) -> str:
-    """Return which devices hold which layers, for a person."""
-    return ", ".join(f"{'+'.join(stage.devices)} [{stage.start_layer}-{stage.end_layer - 1}]" for stage in plan.stages)
 
 
 def _models(before: FleetState, after: FleetState) -> Iterator[Difference]:

@@ -77,8 +77,8 @@ def instances(
     json: Json = False,
 ) -> None:
     """List the placed models, or show one with its plan."""
-    from shardbus_eventstore.differences import layout
     from shardbus_eventstore.read_model import queries
+    from shardbus_eventstore.wording import layout
 
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
         if instance_id is not None:

@@ -52,8 +52,8 @@ def state(*, at: At = None, archive: ArchiveFolder = None, nats_url: NatsUrl = N
 
 
 def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_time: bool = False) -> None:
-    from shardbus_eventstore.differences import layout
     from shardbus_eventstore.fleet_view import fleet_of
+    from shardbus_eventstore.wording import layout
 
     from shardbus_console.commands.fleet import print_devices
 
