@@ -89,7 +89,8 @@ class Selection:
         if self.node is not None and node != self.node:
             return None
         if self.stream == FLEET:
-            return (subjects.event("node", node), subjects.INSTANCES_ALL)
+            shards = subjects.any_event("shard")
+            return (subjects.event("node", node), subjects.event("cordon", node), subjects.INSTANCES_ALL, shards)
         if self.stream == TELEMETRY:
             links = () if self.device is not None else (subjects.LINKS_ALL,)
             return (subjects.telemetry(node), *links)
@@ -98,7 +99,9 @@ class Selection:
     def _of_instance(self) -> Sequence[str] | None:
         if self.instance is None:
             return ()
-        return (subjects.event("instance", self.instance),) if self.stream == FLEET else None
+        if self.stream != FLEET:
+            return None
+        return (subjects.event("instance", self.instance), subjects.event("shard", self.instance))
 
     def _is_there(self, message: FrozenModel) -> bool:
         """Return whether ``message`` is about the node or the device that is asked for."""
@@ -109,8 +112,11 @@ class Selection:
                 used = set(plan.memory_by_device)
             case events.InstanceLost(devices=devices):
                 used = set(devices)
-            case events.InstanceDeleted():
+            case events.InstanceDeleted() | events.InstancePending():
                 return message.instance_id in self._related
+            case events.ShardReported():
+                key = DeviceKey.of(message.node_id, message.device_id)
+                return key == self.device if self.device is not None else message.node_id == self.node
             case events.DeviceGPUStateUpdated(states=states):
                 return self.device is None or any(state.key == self.device for state in states)
             case events.GPUBandwidthMeasured():
