@@ -7,13 +7,13 @@ from typing import Final
 from shardbus_eventstore.life import Because, Elsewhere, Ended, Held, Life, Moment, Settled, ShardTold, Waiting
 from shardbus_infra.bus.streams import COMMANDS, FLEET
 from shardbus_schemas import events
-from shardbus_schemas.placement import Movement, Refusal
-from shardbus_schemas.units import bytes_text, duration_text, seconds_text, tokens_text
+from shardbus_schemas.placement import Refusal
+from shardbus_schemas.units import bytes_text, duration_text, tokens_text
 
 from shardbus_console.output import data, heading
+from shardbus_console.placement_view import movement_text
 
 _INDENT: Final = " " * 28
-_MOST_TRANSFERS: Final = 4
 _ELSEWHERE: Final = {
     events.Cordoned.TYPE: "cordon",
     events.DeviceLost.TYPE: "device lost",
@@ -110,20 +110,8 @@ def _until_then(left: str, seconds: float | None) -> str:
 
 def _moved(plan: Held, layers: int | None) -> str:
     if plan.movement is not None and plan.movement.moved_bytes:
-        return _movement(plan.movement)
+        return movement_text(plan.movement)
     return f"{layers} layers lie elsewhere than before" if layers else ""
-
-
-def _movement(movement: Movement) -> str:
-    ways = [
-        f"{bytes_text(one.weight_bytes)} {one.from_device or 'from where models are kept'} > {one.device}, "
-        f"{seconds_text(one.seconds)}"
-        for one in movement.transfers
-    ]
-    more = f"; and {len(ways) - _MOST_TRANSFERS} more" if len(ways) > _MOST_TRANSFERS else ""
-    told = f" ({'; '.join(ways[:_MOST_TRANSFERS])}{more})" if ways else ""
-    down = duration_text(movement.downtime_seconds)
-    return f"to be moved: {bytes_text(movement.moved_bytes)}, {down} down predicted{told}"
 
 
 def _waiting(moment: Waiting) -> Iterator[str]:
