@@ -135,7 +135,7 @@ def projector_part(settings: CommonSettings) -> Part:
 def placer_part(settings: CommonSettings) -> Part:
     """Return the placer, with the catalogue, the standard policy and the planner of this version."""
     with needs("placer"):
-        from shardbus_placer.decider import Knowledge
+        from shardbus_placer.knowledge import Knowledge
         from shardbus_placer.models.catalogue import catalogue
         from shardbus_placer.planner import plan
         from shardbus_placer.policy import Policy
@@ -144,5 +144,5 @@ def placer_part(settings: CommonSettings) -> Part:
         from shardbus_placer.solver_pulp import warm_up
     assert isinstance(settings, PlacerSettings)
     warm_up()  # now, not within the first command's deadline
-    knowledge = Knowledge(catalogue(), Policy(), plan)
+    knowledge = Knowledge(catalogue(), Policy(), plan, rules=settings)
     return lambda bus, stop: run(bus, settings, stop, knowledge)

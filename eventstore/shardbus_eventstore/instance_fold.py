@@ -129,6 +129,7 @@ def reported(record: InstanceRecord, report: ShardReported, received: Received[F
     failed_now = report.state == "failed" and (old is None or old.report.state != "failed")
     shard = ShardRecord(
         report=report,
+        sequence=received.sequence,
         recorded_at=at,
         since=old.since if old is not None and old.report.state == report.state else at,
         began_at=report.occurred_at if old is None or old.report.state == "stopped" else old.began_at,

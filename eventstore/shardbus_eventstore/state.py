@@ -165,6 +165,7 @@ class ShardRecord:
     """The last that a runtime said of an instance's shard on one device."""
 
     report: ShardReported
+    sequence: int
     recorded_at: datetime
     since: datetime
     """When it entered this state."""

@@ -1,55 +1,26 @@
 """What the placer answers: a command and a state in, events out. Pure; time and the catalogue come in."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Protocol
 
-from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.state import FleetState
-from shardbus_schemas import commands, events, subjects
-from shardbus_schemas.fleet import Fleet
-from shardbus_schemas.ids import CommandId, InstanceId
+from shardbus_schemas import commands, events
+from shardbus_schemas.access import Grant, Operation
+from shardbus_schemas.ids import CommandId, DeploymentId
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import (
-    Placed,
-    PlacementRequest,
-    Refusal,
-    RefusalCode,
-    Refused,
-    StatePosition,
-)
+from shardbus_schemas.placement import Placed, PlacementRequest, Refused
 from shardbus_schemas.problems import suggest
 from shardbus_schemas.registry import Received
 
-from shardbus_placer.models.catalogue import variants_of
-from shardbus_placer.policy import Policy
+from shardbus_placer import carrying_out, telling
+from shardbus_placer.finding import Found, find_place, may_wait
+from shardbus_placer.knowledge import Knowledge, NotAdmitted
+from shardbus_placer.naming import instance_id_of
+from shardbus_placer.planning import planned
+from shardbus_placer.wanted import Wanted
 
-
-class Planner(Protocol):
-    """``planner.plan``, or another policy's."""
-
-    def __call__(
-        self,
-        fleet: Fleet,
-        model: ModelProfile,
-        request: PlacementRequest,
-        policy: Policy,
-        *,
-        variants: Iterable[ModelProfile] = (),
-    ) -> Placed | Refused:
-        """Return where ``model`` goes, or why it cannot, naming one of ``variants`` that fits."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Knowledge:
-    """What the placer decides with, besides the state."""
-
-    catalogue: Mapping[str, ModelProfile]
-    policy: Policy
-    plan: Planner
+Answer = Sequence[events.FleetEvent]
+"""What happens; the last of it is the answer."""
 
 
 def command_id_of(received: Received[commands.Command]) -> CommandId:
@@ -57,21 +28,16 @@ def command_id_of(received: Received[commands.Command]) -> CommandId:
     return received.message.command_id or CommandId(received.envelope.event_id)
 
 
-def instance_id_of(model_id: str, command_id: str) -> InstanceId:
-    """Return the instance's name: a function of the command, so that the same command never makes two."""
-    digest = hashlib.sha256(command_id.encode()).hexdigest()[:8]
-    return InstanceId(f"{model_id.replace('/', '-')[:180]}-{digest}")
+def decide(received: Received[commands.Command], state: FleetState, now: datetime, knowledge: Knowledge) -> Answer:
+    """Return the events that answer the command, the answer itself last; none if the state holds its answer already.
 
-
-def decide(
-    received: Received[commands.Command], state: FleetState, now: datetime, knowledge: Knowledge
-) -> events.FleetEvent | None:
-    """Return the event that answers the command, or ``None`` if the state holds its answer already."""
+    What comes before the answer gives way to it, and is appended before it.
+    """
     command_id = command_id_of(received)
     if command_id in state.decisions:
-        return None
-    answer = _answer(received, command_id, state, now, knowledge)
-    return answer.model_copy(update={"asked": asked(received)})
+        return ()
+    *before, answer = _answer(received, command_id, state, now, knowledge)
+    return (*before, answer.model_copy(update={"asked": asked(received)}))
 
 
 def asked(received: Received[commands.Command]) -> events.Asked:
@@ -84,31 +50,61 @@ def asked(received: Received[commands.Command]) -> events.Asked:
     )
 
 
+def conflict(received: Received[commands.Command], state: FleetState, attempts: int) -> events.FleetEvent:
+    """Return the refusal of a command that lost every race against other placers."""
+    message = f"other placements changed the fleet {attempts} times while this one was planned; send it again"
+    if isinstance(received.message, commands.Place):
+        place = received.message
+        answer = _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
+    else:
+        answer = _rejected(received.message, command_id_of(received), "conflict", message)
+    return answer.model_copy(update={"asked": asked(received)})
+
+
 def _answer(
     received: Received[commands.Command], command_id: CommandId, state: FleetState, now: datetime, knowledge: Knowledge
-) -> events.Answer:
-    match received.message:
+) -> Answer:
+    command = received.message
+    admitted = knowledge.admit(command.access_token, _operation(command), now)
+    if isinstance(admitted, NotAdmitted):
+        if isinstance(command, commands.Place):
+            return [_reject(command, command_id, state, admitted.code, admitted.message, admitted.remedy)]
+        return [_rejected(command, command_id, admitted.code, f"{admitted.message}; {admitted.remedy}")]
+    match command:
         case commands.Place() as place:
-            return _place(place, received.unknown_fields, command_id, state, now, knowledge)
+            return _place(place, received.unknown_fields, command_id, state, now, knowledge, admitted)
+        case commands.Scale() as scale:
+            return [_scale(scale, command_id, state, knowledge, admitted)]
         case commands.Delete() as delete:
-            return _delete(delete, command_id, state)
+            return carrying_out.delete(delete, command_id, state, admitted)
         case commands.RegisterModel(profile=profile):
-            return events.ModelRegistered(profile=profile, command_id=command_id)
-        case commands.Drain() | commands.Replan() as command:
-            return events.CommandRejected(
-                command_id=command_id,
-                command_type=command.TYPE,
-                code="unsupported_command",
-                message=f"this placer does not carry out {command.TYPE} commands",
-            )
+            return [events.ModelRegistered(profile=profile, command_id=command_id)]
+        case commands.Move() as move:
+            return carrying_out.move(move, command_id, state, now, knowledge, admitted)
+        case commands.Rebalance() as rebalance:
+            return carrying_out.rebalance(rebalance, command_id, state, now, knowledge)
+        case commands.Cordon() | commands.Drain() as cordon:
+            return carrying_out.cordon(cordon, command_id, state)
+        case commands.Uncordon() as uncordon:
+            return carrying_out.uncordon(uncordon, command_id, state)
 
 
-def conflict(received: Received[commands.Place], state: FleetState, attempts: int) -> events.PlacementRejected:
-    """Return the refusal of a placement that lost every race against other placers."""
-    place = received.message
-    message = f"other placements changed the fleet {attempts} times while this one was planned; send it again"
-    answer = _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
-    return answer.model_copy(update={"asked": asked(received)})
+def _operation(command: commands.Command) -> Operation:
+    match command:
+        case commands.Place():
+            return "place"
+        case commands.Scale():
+            return "scale"
+        case commands.Delete():
+            return "delete"
+        case commands.RegisterModel():
+            return "model"
+        case commands.Move():
+            return "move"
+        case commands.Rebalance():
+            return "rebalance"
+        case commands.Cordon() | commands.Drain() | commands.Uncordon():
+            return "cordon"
 
 
 def _place(
@@ -118,108 +114,121 @@ def _place(
     state: FleetState,
     now: datetime,
     knowledge: Knowledge,
-) -> events.InstancePlaced | events.PlacementPreviewed | events.PlacementRejected:
-    if place.access_token is not None:
-        message = "this placer cannot check access tokens, so it grants nothing to a request that carries one"
-        return _reject(
-            place, command_id, state, "unsupported_access_token", message, "send the request without access_token"
-        )
-    name = place.wanted_model_id
-    registered = state.models.get(name)
-    model = place.model or (registered.profile if registered else knowledge.catalogue.get(name))
+    grant: Grant | None,
+) -> Answer:
+    model = _model_of(place, state, knowledge)
     if model is None:
-        known = [*state.models, *knowledge.catalogue]
-        message = f"no model is named {name!r}{suggest(name, known)}"
         remedy = "`shardbus models` lists the known ones; `shardbus model add PATH` adds one"
-        return _reject(place, command_id, state, "unknown_model", message, remedy)
+        return [_reject(place, command_id, state, "unknown_model", _unknown_model(place, state, knowledge), remedy)]
     request = _request_of(place)
-    result = planned(model, request, state, now, knowledge)
+    wanted = Wanted(instance_id_of(model.model_id, command_id), model, request, grant)
+    if place.dry_run:
+        found = Found(planned(wanted, state, now, knowledge))
+    else:
+        found = find_place(wanted, state, now, knowledge)
     if unknown_fields:
-        notes = (*result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
-        result = result.model_copy(update={"notes": notes})
-    position = position_of(state, now)
-    if isinstance(result, Refused):
-        return events.PlacementRejected(
+        notes = (*found.result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
+        found = Found(found.result.model_copy(update={"notes": notes}), found.barred, found.gives_way)
+    result = found.result
+    if isinstance(result, Placed):
+        if not place.dry_run:
+            return telling.placed(wanted, found, state, now, command_id)
+        position = telling.position_of(state, now)
+        return [
+            events.PlacementPreviewed(
+                command_id=command_id, request=request, plan=result, position=position, model=model
+            )
+        ]
+    if request.wait_for_capacity and not place.dry_run and may_wait(result):
+        reason = f"there is no room yet: {result.refusal.message}"
+        return [telling.pending(wanted, result, state, now, cause="no_room", reason=reason, command_id=command_id)]
+    return [
+        events.PlacementRejected(
             command_id=command_id,
             model_id=model.model_id,
             request=request,
             result=result,
-            position=position,
+            position=telling.position_of(state, now),
             model=model,
         )
-    if place.dry_run:
-        return events.PlacementPreviewed(
-            command_id=command_id, request=request, plan=result, position=position, model=model
+    ]
+
+
+_NOT_CONDITIONS = {"model_id", "model", "replicas", "deployment_id", "reason", "command_id", "access_token"}
+"""What of ``Scale`` says nothing of how replicas are to be placed."""
+
+
+def _scale(
+    scale: commands.Scale, command_id: CommandId, state: FleetState, knowledge: Knowledge, grant: Grant | None
+) -> events.FleetEvent:
+    if scale.dry_run:
+        return _rejected(scale, command_id, "unsupported_command", "a deployment cannot be scaled as a dry run")
+    model = _model_of(scale, state, knowledge)
+    if model is None:
+        return _rejected(scale, command_id, "unknown_model", _unknown_model(scale, state, knowledge))
+    deployment_id = scale.deployment_id or DeploymentId(scale.wanted_model_id.replace("/", "-"))
+    old = state.deployments.get(deployment_id)
+    if old is not None and grant is not None and (old.grant is None or old.grant.subject != grant.subject):
+        message = f"deployment {deployment_id} is not {grant.subject}'s, whose access token came with the command"
+        return _rejected(scale, command_id, "access_denied", message)
+    if old is not None and old.model.model_id != model.model_id:
+        message = (
+            f"deployment {deployment_id} is of {old.model.model_id}; give another --deployment for {model.model_id}"
         )
-    return events.InstancePlaced(
-        instance_id=instance_id_of(model.model_id, command_id),
-        command_id=command_id,
+        return _rejected(scale, command_id, "unsupported_command", message)
+    keeps = old is not None and scale.model_fields_set <= _NOT_CONDITIONS
+    return events.DeploymentScaled(
+        deployment_id=deployment_id,
+        replicas=scale.replicas,
         model=model,
-        request=request,
-        plan=result,
-        position=position,
+        request=old.request if old is not None and keeps else _request_of(scale),
+        spread_by=old.spread_by if old is not None and keeps else scale.spread_by,
+        grant=grant,
+        reason=scale.reason,
+        command_id=command_id,
     )
 
 
-def planned(
-    model: ModelProfile, request: PlacementRequest, state: FleetState, now: datetime, knowledge: Knowledge
-) -> Placed | Refused:
-    """Return where ``model`` goes in ``state``, judged at ``now``, or why it cannot."""
-    variants = variants_of(model.model_id, knowledge.catalogue)
-    return knowledge.plan(fleet_of(state, now), model, request, knowledge.policy, variants=variants)
+def _model_of(
+    asked_for: commands.Place | commands.Scale, state: FleetState, knowledge: Knowledge
+) -> ModelProfile | None:
+    name = asked_for.wanted_model_id
+    registered = state.models.get(name)
+    return asked_for.model or (registered.profile if registered else knowledge.catalogue.get(name))
 
 
-def _delete(
-    delete: commands.Delete, command_id: CommandId, state: FleetState
-) -> events.InstanceDeleted | events.CommandRejected:
-    instance = state.instances.get(delete.instance_id)
-    if instance is not None and instance.status != "deleted":
-        return events.InstanceDeleted(instance_id=delete.instance_id, command_id=command_id, reason=delete.reason)
-    # A state that began with a snapshot does not know what was deleted before it: the answer must be the same.
-    alive = [name for name, record in state.instances.items() if record.status != "deleted"]
-    message = (
-        f"there is no instance {delete.instance_id!r}: it never was, or is deleted already"
-        f"{suggest(delete.instance_id, alive)}"
-    )
-    return events.CommandRejected(
-        command_id=command_id, command_type=delete.TYPE, code="unknown_instance", message=message
-    )
-
-
-def position_of(state: FleetState, as_of: datetime | None = None) -> StatePosition:
-    """Return the pair of sequences that names ``state``, and the moment at which it was judged, if it was."""
-    return StatePosition(
-        telemetry_sequence=state.positions.get("TELEMETRY", 0),
-        fleet_sequence=state.positions.get("FLEET", 0),
-        as_of=as_of,
-    )
+def _unknown_model(asked_for: PlacementRequest, state: FleetState, knowledge: Knowledge) -> str:
+    name = asked_for.wanted_model_id
+    return f"no model is named {name!r}{suggest(name, [*state.models, *knowledge.catalogue])}"
 
 
 def _reject(
-    place: commands.Place, command_id: CommandId, state: FleetState, code: RefusalCode, message: str, remedy: str
+    place: commands.Place, command_id: CommandId, state: FleetState, code: str, message: str, remedy: str
 ) -> events.PlacementRejected:
-    refused = Refused(
-        model_id=place.wanted_model_id,
-        strategy="none",
-        strategy_reason="refused before planning",
-        refusal=Refusal(code=code, message=message, remedy=remedy),
-    )
     return events.PlacementRejected(
         command_id=command_id,
         model_id=place.wanted_model_id,
         request=_request_of(place),
-        result=refused,
-        position=position_of(state),
+        result=telling.without_plan(wanted=place.wanted_model_id, code=code, message=message, remedy=remedy),
+        position=telling.position_of(state),
     )
 
 
-def _request_of(place: commands.Place) -> PlacementRequest:
+def _rejected(
+    command: commands.Command,
+    command_id: CommandId,
+    code: events.CommandRejectionCode,
+    message: str,
+    result: Refused | None = None,
+) -> events.CommandRejected:
+    return events.CommandRejected(
+        command_id=command_id, command_type=command.TYPE, code=code, message=message, result=result
+    )
+
+
+def _request_of(asked_for: PlacementRequest) -> PlacementRequest:
     """Return what was asked, as it may be stored: without the token, and with the model by its name alone."""
-    kept = {name: getattr(place, name) for name in PlacementRequest.model_fields}
+    kept = {name: getattr(asked_for, name) for name in PlacementRequest.model_fields}
     return PlacementRequest.model_validate(
-        kept | {"model_id": place.wanted_model_id, "model": None, "access_token": None}
+        kept | {"model_id": asked_for.wanted_model_id, "model": None, "access_token": None}
     )
-
-
-LEDGER = subjects.INSTANCES_ALL
-"""Placements are appended only if nothing was placed, replaced, lost or deleted since the state they saw."""

@@ -15,8 +15,11 @@ from shardbus_schemas.model import FrozenModel, Seconds
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import ObjectiveName, Placed, RefusalCode, Refused
 
-from shardbus_placer.decider import Knowledge, planned
+from shardbus_placer.knowledge import Knowledge
+from shardbus_placer.naming import instance_id_of
+from shardbus_placer.planning import planned
 from shardbus_placer.solution import CLOSED
+from shardbus_placer.wanted import Wanted
 
 PlacementAnswer = events.InstancePlaced | events.PlacementPreviewed | events.PlacementRejected
 """What answers a request for a placement."""
@@ -71,7 +74,12 @@ def redo(answer: PlacementAnswer, state: FleetState, as_of: datetime, rules: Rul
     changes: dict[str, object] = {"deadline_ms": max(request.deadline_ms, rules.deadline_ms)}
     if rules.objective is not None:
         changes["objective"] = rules.objective
-    return planned(model, request.model_copy(update=changes), state, as_of, rules.knowledge)
+    grant, deployment_id, barred, without = None, None, (), ()
+    if isinstance(answer, events.InstancePlaced):
+        grant, deployment_id, barred, without = answer.grant, answer.deployment_id, answer.barred, answer.gave_way
+    name = instance_id_of(model.model_id, answer.command_id)
+    wanted = Wanted(name, model, request.model_copy(update=changes), grant, deployment_id)
+    return planned(wanted, state, as_of, rules.knowledge, barred=barred, without=without)
 
 
 class HeldLayers(FrozenModel):

@@ -4,20 +4,24 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
 from shardbus_eventstore.live import LiveState
 from shardbus_infra.bus.dead_letters import bury
 from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, Stored, WorkItem, WrongSequenceError
-from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.receive import receive
-from shardbus_infra.bus.streams import COMMANDS, FLEET, TELEMETRY
+from shardbus_infra.bus.streams import COMMANDS
 from shardbus_infra.observability import following, metrics
 from shardbus_schemas import commands, events
 from shardbus_schemas.registry import Received, UnreadableMessageError
 
-from shardbus_placer.decider import LEDGER, Knowledge, command_id_of, conflict, decide
+from shardbus_placer import ledger
+from shardbus_placer.caretaker import Caretaker
+from shardbus_placer.catching_up import caught_up
+from shardbus_placer.decider import command_id_of, conflict, decide
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.settings import PlacerSettings
 
 log = logging.getLogger(__name__)
@@ -27,35 +31,40 @@ DURABLE = "placer"
 
 
 async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge: Knowledge) -> None:
-    """Answer commands until ``stop`` is set; the one in hand is finished first."""
+    """Answer commands, and look after what is placed, until ``stop`` is set; what is in hand is finished first."""
     live = LiveState(bus)
-    placer = Placer(bus, live, settings, knowledge)
+    busy = asyncio.Lock()
+    placer = Placer(bus, live, settings, knowledge, busy)
+    caretaker = Caretaker(bus, live, settings, knowledge, busy)
     following = asyncio.create_task(live.run(stop), name="placer-state")
     working = asyncio.create_task(placer.work(), name="placer-work")
+    caring = asyncio.create_task(caretaker.run(stop), name="placer-care")
     stopping = asyncio.create_task(stop.wait(), name="placer-stop")
     try:
-        await asyncio.wait({following, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (following, working):
+        await asyncio.wait({following, working, caring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (following, working, caring):
             if task.done() and not stop.is_set():
                 task.result()  # a task that ended by itself failed: let its error out
         await placer.idle()
     finally:
         stop.set()
-        for task in (working, stopping):
+        for task in (working, caring, stopping):
             task.cancel()
-        await asyncio.gather(following, working, stopping, return_exceptions=True)
+        await asyncio.gather(following, working, caring, stopping, return_exceptions=True)
 
 
 class Placer:
     """One worker of the shared command queue."""
 
-    def __init__(self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge) -> None:
+    def __init__(
+        self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge, busy: asyncio.Lock
+    ) -> None:
         self._bus = bus
         self._live = live
         self._settings = settings
         self._knowledge = knowledge
         self._source = f"placer/{settings.placer_name}"
-        self._busy = asyncio.Lock()
+        self._busy = busy
 
     async def work(self) -> None:
         """Answer one command after the other, for ever."""
@@ -94,52 +103,44 @@ class Placer:
     async def _answer(self, received: Received[commands.Command], item: WorkItem) -> None:
         with following(f"answer {received.envelope.type}", item.stored.headers) as span:
             span.set_attribute("shardbus.command_id", command_id_of(received))
-            answer = await self._decide_and_append(received)
+            async with _kept(item, self._settings.ack_wait_seconds / 3):
+                answer = await self._decide_and_append(received)
             if answer is not None:
                 span.set_attribute("shardbus.answer", type(answer).__name__)
             await _acknowledge(item)
 
     async def _decide_and_append(self, received: Received[commands.Command]) -> events.FleetEvent | None:
         for _ in range(self._settings.max_conflicts):
-            expected = await self._catch_up()
+            expected = await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
             started = time.perf_counter()
-            answer = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), self._knowledge)
-            if answer is None:
+            changes = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), self._knowledge)
+            if not changes:
                 log.info("%s was answered before", command_id_of(received))
                 return None
             try:
-                await self._append(answer, received, expected)
+                await self._append(changes, received, expected)
             except WrongSequenceError:
                 continue
-            _report(answer, time.perf_counter() - started)
-            return answer
-        rejected = conflict(cast("Received[commands.Place]", received), self._live.state, self._settings.max_conflicts)
-        await self._append(rejected, received, None)
+            _report(changes[-1], time.perf_counter() - started)
+            return changes[-1]
+        rejected = conflict(received, self._live.state, self._settings.max_conflicts)
+        await self._append([rejected], received, None)
         _report(rejected, 0)
         return rejected
 
-    async def _catch_up(self) -> ExpectedLast:
-        """Wait until the state holds all that the streams hold now; return the ledger's last sequence."""
-        deadline = self._settings.catch_up_seconds
-        newest = await self._bus.last(FLEET, LEDGER)
-        for stream in (FLEET, TELEMETRY):
-            info = await self._bus.info(stream)
-            await self._live.wait_until(stream, info.last_sequence, deadline)
-        return ExpectedLast(LEDGER, newest.sequence if newest else 0)
-
     async def _append(
-        self, answer: events.FleetEvent, received: Received[commands.Command], expected: ExpectedLast | None
+        self, changes: Sequence[events.FleetEvent], received: Received[commands.Command], expected: ExpectedLast | None
     ) -> None:
-        changes_ledger = isinstance(answer, events.InstancePlaced | events.InstanceDeleted)
         command_id = command_id_of(received)
-        await publish(
+        await ledger.append(
             self._bus,
-            answer,
+            changes,
             source=self._source,
-            event_id=f"{command_id}/answer",
+            name=command_id,
             correlation_id=received.envelope.correlation_id or command_id,
             causation_id=received.envelope.event_id,
-            expected=expected if changes_ledger else None,
+            expected=expected,
+            last_id=f"{command_id}/answer",
         )
 
     async def _give_back(self, item: WorkItem) -> None:
@@ -168,6 +169,24 @@ def _read(stored: Stored) -> Received[commands.Command]:
     return cast("Received[commands.Command]", received)
 
 
+@contextlib.asynccontextmanager
+async def _kept(item: WorkItem, every_seconds: float) -> AsyncGenerator[None]:
+    """Tell the bus meanwhile that the command is worked on: planning a whole fleet may outlast its patience."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(every_seconds)
+            with contextlib.suppress(BusError):
+                await item.in_progress()
+
+    telling = asyncio.create_task(tell(), name="placer-in-progress")
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
 async def _acknowledge(item: WorkItem) -> None:
     """Take the command off the queue. If that fails it comes back, is found answered, and is taken off then."""
     try:
@@ -178,6 +197,11 @@ async def _acknowledge(item: WorkItem) -> None:
 
 def _report(answer: events.FleetEvent, seconds: float) -> None:
     match answer:
+        case events.InstanceReplaced():
+            metrics.placed(seconds, strategy=answer.plan.strategy)
+            log.info("answered %s: moved %s", answer.command_id, answer.instance_id)
+        case events.InstancePending():
+            log.info("answered %s: %s waits for a place, %s", answer.command_id, answer.instance_id, answer.reason)
         case events.InstancePlaced() | events.PlacementPreviewed():
             metrics.placed(seconds, strategy=answer.plan.strategy)
             log.info("answered %s: placed %s by %s", answer.command_id, answer.plan.model_id, answer.plan.strategy)

@@ -5,8 +5,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from shardbus_infra.settings import CommonSettings
 
+from shardbus_placer.life_rules import LifeRules
 
-class PlacerSettings(CommonSettings):
+
+class PlacerSettings(CommonSettings, LifeRules):  # pyright: ignore[reportIncompatibleVariableOverride] -- both configs hold
     """Settings of ``shardbus placer``."""
 
     section: ClassVar[str] = "placer"

@@ -190,6 +190,9 @@ class InstancePlaced(FrozenModel):
     """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
     gave_way: tuple[InstanceId, ...] = ()
     """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
+    barred: tuple[str, ...] = ()
+    """Nodes and devices that it might not use besides what its request says: what it had to leave, where it failed,
+    where its other replicas are."""
     deployment_id: DeploymentId | None = None
     """Whose replica it is."""
     grant: Grant | None = None
@@ -237,6 +240,9 @@ class InstanceReplaced(FrozenModel):
     """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
     gave_way: tuple[InstanceId, ...] = ()
     """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
+    barred: tuple[str, ...] = ()
+    """Nodes and devices that it might not use besides what its request says: what it had to leave, where it failed,
+    where its other replicas are."""
     asked: Asked | None = None
     """Who sent the command; ``None`` in events from before this was noted, or if no command was sent."""
 
@@ -255,6 +261,9 @@ class InstancePending(FrozenModel):
     result: Refused
     """Why there is no place for it now."""
     position: StatePosition
+    barred: tuple[str, ...] = ()
+    """Nodes and devices that it might not use besides what its request says: what it had to leave, where it failed,
+    where its other replicas are."""
     gave_way_to: InstanceId | None = None
     """The instance of a higher priority that has its memory now."""
     model: ModelProfile | None = None

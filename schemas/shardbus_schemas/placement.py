@@ -249,8 +249,10 @@ RefusalCode = Literal[
     "access_denied",
     "quota_exceeded",
     "preempted",
+    "back_off",
 ]
-"""``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
+"""``preempted``: it gave way to a higher priority. ``back_off``: it was taken off its devices too often, and waits.
+``access_…`` and ``quota_exceeded``: what the access token that came with it, or its lack, does not permit."""
 
 
 RemedyKind = Literal[

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from chaos.plan import SECONDS
 from shardbus_infra.bus.port import Outgoing
 from shardbus_infra.bus.publish import outgoing
-from shardbus_placer.decider import instance_id_of
+from shardbus_placer.naming import instance_id_of
 from shardbus_schemas import commands, events, subjects
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.ids import CommandId

@@ -3,7 +3,6 @@
 import math
 from random import Random
 
-
 from shardbus_placer.movement import Held, Holding, held_by
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
@@ -20,7 +19,7 @@ from typing_extensions import override
 class Referee(BruteForce):
     """What a stage has to fetch, by walking through who holds each layer."""
 
-    def __init__(  # noqa: PLR0913 -- what ``plan`` is given
+    def __init__(
         self,
         fleet: Fleet,
         model: ModelProfile,
@@ -116,7 +115,11 @@ def before(case: Case, policy: Policy, random: Random) -> tuple[Fleet, dict[Devi
         node.model_copy(
             update={
                 "devices": tuple(
-                    device.model_copy(update={"status": how if DeviceKey.of(node.node_id, device.device_id) == gone else device.status})
+                    device.model_copy(
+                        update={
+                            "status": how if DeviceKey.of(node.node_id, device.device_id) == gone else device.status
+                        }
+                    )
                     for device in node.devices
                 )
             }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from shardbus_placer.decider import Knowledge
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.policy import Policy
 from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts
@@ -38,6 +38,8 @@ def placed_on(
     request: PlacementRequest,
     policy: Policy,
     *,
+    held: object = None,
+    horizon_tokens: float | None = None,
     variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """A planner of one rule: everything on the first device, if it is free."""

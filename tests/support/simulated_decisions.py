@@ -16,7 +16,8 @@ from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.publish import outgoing
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
-from shardbus_placer.decider import Knowledge, decide
+from shardbus_placer.decider import decide
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
 from shardbus_schemas import commands, events
@@ -198,7 +199,7 @@ class Day:
             command.model_copy(update={"command_id": command_id}), envelope, "COMMANDS", 1, self.now
         )
         seen = self._view()
-        answer = decide(received, seen, self.now, self._knowledge)
+        (answer,) = decide(received, seen, self.now, self._knowledge)
         assert answer is not None
         changes_ledger = isinstance(answer, events.InstancePlaced | events.InstanceDeleted)
         if changes_ledger and seen.instances is not self.state.instances:

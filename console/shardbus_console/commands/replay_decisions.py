@@ -71,8 +71,8 @@ def replay_decisions(
     decision whose readings are not kept any more is left out and counted; an archive (`shardbus archive`) keeps them.
     """
     with needs("placer"):
-        from shardbus_placer.decider import Knowledge
         from shardbus_placer.hindsight import Rules
+        from shardbus_placer.knowledge import Knowledge
         from shardbus_placer.models.catalogue import catalogue
         from shardbus_placer.planner import plan
         from shardbus_placer.policy import Policy

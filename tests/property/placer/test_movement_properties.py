@@ -1,13 +1,11 @@
 """Re-plans against every plan there is, with what they move in the price."""
 
-import math
 from random import Random
 from typing import get_args
 
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from shardbus_placer.movement import held_by
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
 from shardbus_placer.verify import verify

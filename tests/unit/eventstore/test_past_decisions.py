@@ -15,7 +15,7 @@ from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import Log
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
-from shardbus_placer.decider import Knowledge
+from shardbus_placer.knowledge import Knowledge
 from support.placing import placed_on
 from support.simulated_decisions import KNOWLEDGE, START, Day
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
-from shardbus_placer.decider import Knowledge, decide
+from shardbus_placer.decider import decide
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_schemas import commands, events
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
@@ -128,7 +129,7 @@ def asked_twice(*nodes: str) -> list[events.FleetEvent | None]:
     answers: list[events.FleetEvent | None] = []
     for number in (1, 2):
         command = commands.Place(model_id=what.model_id, command_id=f"c{number}", context_tokens=0)
-        answer = decide(received(command, number, "COMMANDS"), told(*known), NOW + timedelta(seconds=1), knowledge)
+        (answer,) = decide(received(command, number, "COMMANDS"), told(*known), NOW + timedelta(seconds=1), knowledge)
         assert answer is not None
         answers.append(answer)
         known.append(answer)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
-from shardbus_placer.decider import Knowledge, decide
+from shardbus_placer.decider import decide
 from shardbus_placer.hindsight import (
     PlacementAnswer,
     Reckoning,
@@ -18,6 +18,7 @@ from shardbus_placer.hindsight import (
     result_of,
     was_planned,
 )
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import BackendPolicy, Policy
 from shardbus_schemas import commands, events
@@ -59,7 +60,7 @@ def state(**memory: int) -> FleetState:
 def decided(seen: FleetState, policy: Policy = PLAIN, now: datetime = NOW, **request: Any) -> PlacementAnswer:
     usual = {"model_id": "tiny", "command_id": "c1", "context_tokens": 0, "deadline_ms": 10_000.0}
     command = commands.Place(**{**usual, **request})
-    answer = decide(received(command, 7, "COMMANDS"), seen, now, knowing(policy))
+    (answer,) = decide(received(command, 7, "COMMANDS"), seen, now, knowing(policy))
     assert isinstance(answer, PlacementAnswer)
     return answer
 

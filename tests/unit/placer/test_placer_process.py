@@ -7,7 +7,7 @@ from typing import Any
 from shardbus_infra.bus.port import ExpectedLast, Outgoing
 from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET
-from shardbus_placer.decider import Knowledge
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.process import run
 from shardbus_placer.settings import PlacerSettings
 from shardbus_schemas import commands, events, subjects
@@ -161,6 +161,8 @@ def test_a_defect_of_the_placer_stops_no_other_command_and_ends_among_the_dead_l
         request: PlacementRequest,
         policy: Any,
         *,
+        held: object = None,
+        horizon_tokens: float | None = None,
         variants: Iterable[ModelProfile] = (),
     ) -> Placed | Refused:
         if model.model_id == "large":

@@ -1,0 +1,48 @@
+"""The decisions' ledger: events appended one after the other, each only if nothing came between."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from shardbus_infra.bus.port import Bus, ExpectedLast
+from shardbus_infra.bus.publish import publish
+from shardbus_schemas import events, subjects
+
+LEDGER: Final = subjects.INSTANCES_ALL
+"""Placements are appended only if nothing was placed, replaced, lost or deleted since the state they saw."""
+
+ON_LEDGER = events.InstancePlaced | events.InstanceReplaced | events.InstancePending | events.InstanceDeleted
+"""What is appended so."""
+
+
+async def append(
+    bus: Bus,
+    changes: Sequence[events.FleetEvent],
+    *,
+    source: str,
+    name: str,
+    correlation_id: str | None,
+    causation_id: str | None,
+    expected: ExpectedLast | None,
+    last_id: str | None = None,
+) -> None:
+    """Append ``changes``; raises WrongSequenceError if the ledger is not as expected any more, and BusError.
+
+    What was appended by then stays: each event is true by itself. ``name`` and the sequence make ids that a retry of
+    the same decision would give again; ``last_id`` is that of the last, whatever the ledger held.
+    """
+    held = expected
+    start = 0 if expected is None else expected.sequence
+    for number, change in enumerate(changes):
+        is_last = number == len(changes) - 1
+        on_ledger = isinstance(change, ON_LEDGER)
+        appended = await publish(
+            bus,
+            change,
+            source=source,
+            event_id=last_id if is_last and last_id is not None else f"{name}/{start}/{number}",
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            expected=held if on_ledger else None,
+        )
+        if on_ledger and held is not None:
+            held = ExpectedLast(LEDGER, appended.sequence)

@@ -1,0 +1,180 @@
+"""What the placer does by itself: one step at a time from what is to what is wanted. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from shardbus_eventstore.instance_fold import AGAINST_ITS_WILL
+from shardbus_eventstore.state import DeploymentRecord, FleetState, InstanceRecord
+from shardbus_schemas import events
+from shardbus_schemas.fleet import Fleet
+from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.placement import Placed, Refused
+
+from shardbus_placer import telling
+from shardbus_placer.capacity_seen import CapacitySeen, capacity_seen, has_grown
+from shardbus_placer.finding import find_place
+from shardbus_placer.gain import gain_of, is_same_place
+from shardbus_placer.knowledge import Knowledge
+from shardbus_placer.life_rules import LifeRules
+from shardbus_placer.naming import instance_id_of, replica_command_id
+from shardbus_placer.needs import CANNOT_STAY, Need, back_off, needs_of
+from shardbus_placer.wanted import Wanted, wanted_of
+from shardbus_placer.watch import Watch, unstable
+
+_MINUTE: Final = timedelta(minutes=1)
+_BY_ITSELF: Final = AGAINST_ITS_WILL | {"drained", "capacity", "preempted"}
+
+Tried = Mapping[tuple[str, str, int], CapacitySeen]
+"""What room there was when nothing could be done: by instance, cause, and where the instance changed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change, or none."""
+
+    changes: Sequence[events.FleetEvent] = ()
+    """To be appended one after the other, each only if the ledger has not changed otherwise."""
+    trigger: int | None = None
+    """Where in ``FLEET`` the message is that led to it."""
+    tried: Tried = field(default_factory=dict[tuple[str, str, int], CapacitySeen])
+    next_at: datetime | None = None
+    """When there will be something to do even if nothing happens."""
+
+
+def reconcile(state: FleetState, fleet: Fleet, watch: Watch, tried: Tried, now: datetime, knowledge: Knowledge) -> Step:
+    """Return the most important step towards what is wanted; one without changes if there is nothing to be done.
+
+    ``fleet`` is ``fleet_of(state, now)``. The same arguments give the same step, whoever asks.
+    """
+    rules = knowledge.rules
+    seen = dict(tried)
+    waiting: list[datetime] = []
+    too_many = _moved_lately(state, now) >= rules.moves_per_minute
+    for need in needs_of(state, fleet, watch, now, rules):
+        if need.due > now:
+            waiting.append(need.due)
+            continue
+        if too_many and need.cause not in ("drained", "capacity"):
+            waiting.append(now + timedelta(seconds=1))
+            continue
+        barred = barred_for(need.instance, watch, now, rules)
+        key = (need.instance.instance_id, need.cause, need.instance.updated_sequence)
+        room = capacity_seen(fleet, barred)
+        if key in seen and not has_grown(seen[key], room):
+            continue
+        done = _meet(need, state, now, knowledge, barred)
+        if done:
+            return Step(done, need.trigger, _alive(seen, state))
+        seen[key] = room
+    for deployment in state.deployments.values():
+        done = _towards(deployment, state, now, knowledge, watch)
+        if done:
+            return Step(done, deployment.sequence, _alive(seen, state))
+    waiting += _ends_of_bars(state, now, rules)
+    return Step((), None, _alive(seen, state), min(waiting, default=None))
+
+
+def barred_for(record: InstanceRecord, watch: Watch, now: datetime, rules: LifeRules) -> tuple[str, ...]:
+    """Return the devices that an instance may not go to now: where it failed lately, and what keeps going away."""
+    failed = {key for key, until in _bars(record, rules).items() if until > now}
+    return tuple(sorted(failed | (set(unstable(watch, now, rules)) - record.promised.keys())))
+
+
+def _bars(record: InstanceRecord, rules: LifeRules) -> Mapping[DeviceKey, datetime]:
+    """Return until when each device is barred for its failures."""
+    return {
+        key: shard.failed_at + timedelta(seconds=rules.shard_bar_seconds * 2.0 ** min(20, shard.failures - 1))
+        for key, shard in record.shards.items()
+        if shard.failed_at is not None
+    }
+
+
+def _ends_of_bars(state: FleetState, now: datetime, rules: LifeRules) -> Sequence[datetime]:
+    pending = (record for record in state.instances.values() if record.status in ("pending", "lost"))
+    return [until for record in pending for until in _bars(record, rules).values() if until > now]
+
+
+def _alive(tried: Mapping[tuple[str, str, int], CapacitySeen], state: FleetState) -> Tried:
+    """Return what is about instances as they are now."""
+    now = {(record.instance_id, record.updated_sequence) for record in state.instances.values() if record.is_wanted}
+    return {key: room for key, room in tried.items() if (key[0], key[2]) in now}
+
+
+def _moved_lately(state: FleetState, now: datetime) -> int:
+    return sum(record.cause in _BY_ITSELF and now - record.updated_at < _MINUTE for record in state.instances.values())
+
+
+def _meet(
+    need: Need, state: FleetState, now: datetime, knowledge: Knowledge, barred: tuple[str, ...]
+) -> Sequence[events.FleetEvent]:
+    record, rules = need.instance, knowledge.rules
+    wanted = wanted_of(record)
+    if need.cause in AGAINST_ITS_WILL and need.cause in CANNOT_STAY:
+        rest = back_off(record, now, rules, again=True)
+        if rest:
+            return [_resting(need, wanted, state, now, rest)]
+    horizon = None if need.cause == "capacity" else rules.repair_horizon_tokens
+    found = find_place(wanted, state, now, knowledge, barred=barred, horizon_tokens=horizon)
+    if isinstance(found.result, Refused):
+        if need.cause not in CANNOT_STAY:
+            return []
+        reason = f"{need.why}; no other place: {found.result.refusal.message}"
+        return [telling.pending(wanted, found.result, state, now, cause=need.cause, reason=reason, barred=found.barred)]
+    if need.cause not in CANNOT_STAY and record.status == "placed":
+        assert record.plan is not None  # a placed instance has one
+        if is_same_place(found.result, record.plan) or found.gives_way:
+            return []
+        if need.cause == "throttling" and not _is_worth_it(record, found.result, state, now, knowledge):
+            return []
+    return telling.replaced(wanted, found, state, now, cause=need.cause, reason=need.why)
+
+
+def _is_worth_it(
+    record: InstanceRecord, better: Placed, state: FleetState, now: datetime, knowledge: Knowledge
+) -> bool:
+    gain = gain_of(record, better, state, now, knowledge)
+    return gain is not None and gain >= knowledge.rules.worthwhile_gain
+
+
+def _resting(need: Need, wanted: Wanted, state: FleetState, now: datetime, rest: timedelta) -> events.FleetEvent:
+    times = len(need.instance.displaced_at) + 1
+    message = f"displaced {times} times lately, so it waits for {rest.total_seconds():g} s before it is placed again"
+    refused = telling.without_plan(wanted=wanted.model.model_id, code="back_off", message=message)
+    return telling.pending(wanted, refused, state, now, cause=need.cause, reason=f"{need.why}; {message}")
+
+
+def _towards(
+    deployment: DeploymentRecord, state: FleetState, now: datetime, knowledge: Knowledge, watch: Watch
+) -> Sequence[events.FleetEvent]:
+    """Return the next replica, or one less."""
+    replicas = [
+        record
+        for record in state.instances.values()
+        if record.is_wanted and record.deployment_id == deployment.deployment_id
+    ]
+    if len(replicas) > deployment.replicas:
+        # First who has no place, then the youngest.
+        gone = min(replicas, key=lambda one: (one.status == "placed", -one.created_sequence))
+        reason = f"deployment {deployment.deployment_id} was scaled to {deployment.replicas}"
+        return [events.InstanceDeleted(instance_id=gone.instance_id, reason=reason)]
+    if len(replicas) == deployment.replicas:
+        return ()
+    command_id = replica_command_id(deployment, state)
+    wanted = Wanted(
+        instance_id=instance_id_of(deployment.model.model_id, command_id),
+        model=deployment.model,
+        request=deployment.request,
+        grant=deployment.grant,
+        deployment_id=deployment.deployment_id,
+    )
+    found = find_place(wanted, state, now, knowledge, barred=unstable(watch, now, knowledge.rules))
+    if isinstance(found.result, Placed):
+        return telling.placed(wanted, found, state, now, command_id)
+    reason = f"no room for replica {len(replicas) + 1} of {deployment.replicas}: {found.result.refusal.message}"
+    return [
+        telling.pending(
+            wanted, found.result, state, now, cause="no_room", reason=reason, barred=found.barred, command_id=command_id
+        )
+    ]
