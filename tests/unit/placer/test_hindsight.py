@@ -13,9 +13,9 @@ from shardbus_placer.hindsight import (
     Reckoning,
     Rules,
     compare,
-    model_of,
     redo,
     result_of,
+    wanted_by,
     was_planned,
 )
 from shardbus_placer.knowledge import Knowledge
@@ -67,6 +67,12 @@ def decided(seen: FleetState, policy: Policy = PLAIN, now: datetime = NOW, **req
 
 def knowing(policy: Policy = PLAIN, **models: ModelProfile) -> Knowledge:
     return Knowledge({"tiny": TINY, **models}, policy, plan)
+
+
+def model_of(answer: PlacementAnswer, seen: FleetState) -> ModelProfile:
+    wanted = wanted_by(answer, seen, knowing())
+    assert wanted is not None
+    return wanted.model
 
 
 def again(answer: PlacementAnswer, seen: FleetState, policy: Policy = PLAIN, **rules: Any) -> Placed | Refused:
@@ -154,7 +160,7 @@ def test_the_model_is_that_of_then() -> None:
     seen = state(attic=10_000)
     usual = {"context_tokens": 0, "model_id": None, "model": own}
     for answer in (decided(seen, **usual), decided(seen, dry_run=True, **usual), decided(state(attic=1), **usual)):
-        assert model_of(answer, seen, knowing()) == own
+        assert model_of(answer, seen) == own
 
 
 def test_what_an_older_placer_wrote_is_looked_up_as_it_was_registered_then_and_in_the_catalogue() -> None:
@@ -162,10 +168,10 @@ def test_what_an_older_placer_wrote_is_looked_up_as_it_was_registered_then_and_i
     preview = decided(seen, dry_run=True)
     assert isinstance(preview, events.PlacementPreviewed)
     old = preview.model_copy(update={"model": None, "position": preview.position.model_copy(update={"as_of": None})})
-    assert model_of(old, seen, knowing()) == TINY
+    assert model_of(old, seen) == TINY
     own = TINY.model_copy(update={"layers": 2})
     registered = fold(seen, [received(events.ModelRegistered(profile=own), 9)])
-    assert model_of(old, registered, knowing()) == own
+    assert model_of(old, registered) == own
     assert redo(old, seen, NOW, Rules(Knowledge({}, PLAIN, plan))) is None
 
 
