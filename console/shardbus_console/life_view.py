@@ -5,6 +5,7 @@ from datetime import date
 from typing import Final
 
 from shardbus_eventstore.life import Because, Elsewhere, Ended, Held, Life, Moment, Settled, ShardTold, Waiting
+from shardbus_eventstore.wording import sender
 from shardbus_infra.bus.streams import COMMANDS, FLEET
 from shardbus_schemas import events
 from shardbus_schemas.placement import Refusal
@@ -92,7 +93,7 @@ def _settled(moment: Settled) -> Iterator[str]:
     plan = moment.plan
     rate = f"{tokens_text(plan.tokens_per_second)} tokens/s predicted, {bytes_text(plan.memory_bytes)}"
     yield f"on {plan.layout}: {rate}"
-    if moment.without_place_seconds is not None:
+    if moment.without_place_seconds is not None and "without a place" not in (moment.reason or ""):
         yield f"after {duration_text(moment.without_place_seconds)} without a place"
     if moment.left is not None and moment.left != plan.layout:
         yield _until_then(moment.left, moment.placed_seconds)
@@ -160,7 +161,7 @@ def _because(because: Because | None, causation_id: str | None) -> str:
         return "" if causation_id is None else f"led to by {causation_id}, of which {FLEET} says no more"
     before = f"{duration_text(because.seconds_before)} before"
     if because.stream == COMMANDS:
-        return f"asked for by {because.source}: {because.text} ({COMMANDS} {because.sequence}), {before}"
+        return f"asked for by {sender(because.source)}: {because.text} ({COMMANDS} {because.sequence}), {before}"
     return f"led to by {FLEET} {because.sequence}, {before}"  # what that was is told where it stands
 
 

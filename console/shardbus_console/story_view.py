@@ -6,6 +6,7 @@ from datetime import datetime
 
 from shardbus_eventstore.life import Life
 from shardbus_eventstore.story import AnswerPart, CommandPart, StatePart, Story, StoryEvent, StreamUsed
+from shardbus_eventstore.wording import sender
 from shardbus_schemas.units import seconds_text
 
 from shardbus_console.explanation_view import asked_text
@@ -66,9 +67,11 @@ def command_lines(command: CommandPart) -> Sequence[str]:
     if command.asked is not None:
         asked = command.asked
         lines.append(
-            f"by {asked.source} at {asked.occurred_at:%Y-%m-%d %H:%M:%S} UTC, COMMANDS {asked.sequence}, "
+            f"by {sender(asked.source)} at {asked.occurred_at:%Y-%m-%d %H:%M:%S} UTC, COMMANDS {asked.sequence}, "
             f"recorded {asked.recorded_at:%H:%M:%S.%f}"[:-3]
         )
+    elif command.deployment_id is not None:
+        lines.append(f"no command of its own: the deployment {command.deployment_id} wants so many replicas")
     elif command.fate == "answered":
         lines.append("by whom was not noted: the answer is from before answers did, or nobody sent a command")
     if command.request is not None:

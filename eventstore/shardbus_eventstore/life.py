@@ -253,7 +253,8 @@ class _Telling:
         """The last, also of one that has no place now."""
         self._planned_at: datetime | None = None
         self._shards: dict[DeviceKey, _Shard] = {}
-        self._ready: set[DeviceKey] = set()
+        self._standing: set[DeviceKey] = set()
+        """The devices of which a runtime spoke since they hold what the plan wants there."""
         self._spoken = False
         self._spent: dict[InstanceStatus, float] = {"placed": 0.0, "pending": 0.0, "lost": 0.0, "deleted": 0.0}
         self._ready_seconds = 0.0
@@ -302,7 +303,7 @@ class _Telling:
         last = next((moment for moment in reversed(self._moments) if isinstance(moment, Waiting)), None)
         waiting = last if self._wanted and self._status != "placed" else None
         plan = self._plan if self._status == "placed" else None
-        there = frozenset[DeviceKey]() if plan is None else plan.memory_by_device.keys()
+        there = () if plan is None else plan.memory_by_device
         assert birth.model is not None
         return Life(
             instance_id=instance_id,
@@ -315,7 +316,7 @@ class _Telling:
             plan=None if plan is None else _held(plan),
             reason=None if waiting is None else waiting.reason,
             refusal=None if waiting is None else waiting.refusal,
-            shards={key: shard.state for key, shard in self._shards.items() if key in there},
+            shards={key: state for key in sorted(there) if (state := self._says(key)) is not None},
             totals=Totals(
                 seconds=(end - self._began).total_seconds(),
                 placed_seconds=self._spent["placed"],
@@ -354,12 +355,17 @@ class _Telling:
     @property
     def _is_ready(self) -> bool:
         """Whether all shards of its plan are ready."""
-        return self._status == "placed" and self._plan is not None and self._ready >= self._plan.memory_by_device.keys()
+        if self._status != "placed" or self._plan is None:
+            return False
+        return all(self._says(device) == "ready" for device in self._plan.memory_by_device)
+
+    def _says(self, device: DeviceKey) -> events.ShardState | None:
+        return self._shards[device].state if device in self._standing else None
 
     def _begin(self, event: events.InstancePlaced | events.InstancePending) -> None:
         self._birth = event
         self._plan, self._shards = None, {}
-        self._ready.clear()
+        self._standing.clear()
 
     def _become(self, status: InstanceStatus) -> None:
         was_waiting, waits = self._status in ("pending", "lost"), status in ("pending", "lost")
@@ -382,7 +388,7 @@ class _Telling:
         moved = None if before is None else _layers_moved(before, plan)
         self._moves += before is not None and layout(before) != layout(plan)
         where, held = _where(plan), _where(before if status == "placed" else None)
-        self._ready = {device for device in self._ready if where.get(device) == held.get(device, ())}
+        self._standing = {device for device in self._standing if where.get(device) == held.get(device, ())}
         self._plan, self._planned_at = plan, self._at
         self._become("placed")
         self._since = self._at
@@ -408,7 +414,7 @@ class _Telling:
         placed_seconds = self._so_long if is_placed else None  # so long since it was placed there
         told = self._common(received)
         self._become("pending" if isinstance(event, events.InstancePending) else "lost")
-        self._ready.clear()
+        self._standing.clear()
         left = layout(self._plan) if is_placed and self._plan is not None else None
         match event:
             case events.InstancePending():
@@ -440,28 +446,25 @@ class _Telling:
         assert self._began is not None
         told = self._common(received)
         self._become("deleted")
-        self._ready.clear()
+        self._standing.clear()
         self._moments.append(Ended(**told, reason=event.reason, age_seconds=(self._at - self._began).total_seconds()))
 
     def _report(self, received: Received[FrozenModel], event: events.ShardReported) -> None:
         self._spoken = True
         device = DeviceKey.of(event.node_id, event.device_id)
         known = self._shards.get(device)
-        is_news = event.state == "ready" and device not in self._ready  # of a new plan
-        if known is not None and known.state == event.state and not is_news:
+        if known is not None and known.state == event.state and device in self._standing:
             self._repeat(known, event)
             return
         self._failures += event.state == "failed"
         was_ready = self._is_ready
-        self._ready.discard(device)
-        if event.state == "ready":
-            self._ready.add(device)
+        self._standing.add(device)
+        self._shards[device] = _Shard(event.state, event.occurred_at, len(self._moments))
         whole = None
         if self._is_ready and not was_ready and self._planned_at is not None and self._at is not None:
             whole = (self._at - self._planned_at).total_seconds()
         promised = self._plan.memory_by_device.get(device) if self._plan and self._status == "placed" else None
         took = None if known is None else max(0.0, (event.occurred_at - known.since).total_seconds())
-        self._shards[device] = _Shard(event.state, event.occurred_at, len(self._moments))
         self._moments.append(
             ShardTold(
                 **self._common(received),

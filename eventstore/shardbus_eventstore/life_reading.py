@@ -53,12 +53,13 @@ async def _led(reading: Log, wanted: set[str], first: int, last: int, progress: 
         async with contextlib.aclosing(messages_on(reading, FLEET, _CAUSES, start=start, end=end)) as told:
             async for stored in told:
                 name, cause = stored.headers.get(ID), stored.headers.get(CAUSATION_ID)
-                if name in missing and (received := read(stored)) is not None:
-                    led[name] = received
-                    missing.discard(name)
-                elif cause in missing and (received := read(stored)) is not None and asked_of(received) is not None:
-                    answers[cause] = received
-                    missing.discard(cause)
+                wanted_here = missing & {name, cause}
+                if wanted_here and (received := read(stored)) is not None:
+                    if name in wanted_here:
+                        led[name] = received
+                    if cause in wanted_here and asked_of(received) is not None:
+                        answers[cause] = received
+                    missing -= led.keys() | answers.keys()
                 if progress is not None:
                     progress(stored.sequence - start, end - start)
                 if not missing:

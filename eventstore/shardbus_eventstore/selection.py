@@ -23,14 +23,17 @@ class Selection:
     node: str | None = None
     device: DeviceKey | None = None
     instance: str | None = None
+    deployment: str | None = None
+    """Its scalings, and its replicas."""
     correlation: str | None = None
     """A command's id, or the id of what led to a message."""
     _related: set[InstanceId] = field(default_factory=set[InstanceId])
+    _replicas: set[InstanceId] = field(default_factory=set[InstanceId])
 
     def subjects(self) -> Sequence[str] | None:
         """Return the subjects that hold all that is wanted, ``()`` being all; ``None`` if there can be nothing."""
         found: Sequence[str] = ()
-        for patterns in (self._of_types(), self._of_node(), self._of_instance()):
+        for patterns in (self._of_types(), self._of_node(), self._of_instance(), self._of_deployment()):
             if patterns is None:
                 return None
             if patterns and found:
@@ -63,11 +66,15 @@ class Selection:
             return False
         if self.instance is not None and getattr(message, "instance_id", None) != self.instance:
             return False
+        if self.deployment is not None and not self._is_of_deployment(message):
+            return False
         return self._is_there(message)
 
     @property
     def _needs_reading(self) -> bool:
-        return any(name is not None for name in (self.node, self.device, self.instance, self.correlation))
+        return any(
+            name is not None for name in (self.node, self.device, self.instance, self.deployment, self.correlation)
+        )
 
     @staticmethod
     def _mentions(stored: Stored, name: str) -> bool:
@@ -102,6 +109,21 @@ class Selection:
         if self.stream != FLEET:
             return None
         return (subjects.event("instance", self.instance), subjects.event("shard", self.instance))
+
+    def _of_deployment(self) -> Sequence[str] | None:
+        if self.deployment is None:
+            return ()
+        if self.stream != FLEET:
+            return None
+        return (subjects.event("deployment", self.deployment), subjects.INSTANCES_ALL)
+
+    def _is_of_deployment(self, message: FrozenModel) -> bool:
+        instance = getattr(message, "instance_id", None)
+        if getattr(message, "deployment_id", None) == self.deployment:
+            if instance is not None:
+                self._replicas.add(instance)
+            return True
+        return instance in self._replicas
 
     def _is_there(self, message: FrozenModel) -> bool:
         """Return whether ``message`` is about the node or the device that is asked for."""

@@ -31,6 +31,8 @@ class CommandPart(FrozenModel):
     """``None``: not noted. The queue forgets a command once it is answered, and older answers did not say."""
     request: PlacementRequest | None = None
     """As it was decided on; for a placement."""
+    deployment_id: str | None = None
+    """Whose replica it is that nobody asked for by itself."""
     fate: Literal["answered", "waiting", "buried"] = "answered"
     why: str | None = None
     """Why it was buried."""
@@ -136,6 +138,7 @@ async def _of_answer(reading: Log, name: str, received: Received[FrozenModel]) -
             type=asked_for(message)[0],
             asked=asked,
             request=getattr(message, "request", None),
+            deployment_id=getattr(message, "deployment_id", None) if asked is None else None,
         ),
         state=None if position is None else await _state_part(reading, received, position, result),
         answer=AnswerPart(

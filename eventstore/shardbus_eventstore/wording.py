@@ -108,9 +108,10 @@ def _settled(message: events.InstancePlaced | events.InstanceReplaced | events.I
         case events.InstancePlaced(plan=plan):
             return f"{plan.model_id} placed on {layout(plan)}{_taking(message.gave_way)}"
         case events.InstanceReplaced(plan=plan, reason=reason):
-            return f"moved to {layout(plan)}: {reason}{_taking(message.gave_way)}"
+            moved = "placed again on" if message.cause == "capacity" else "moved to"
+            return f"{moved} {layout(plan)}: {reason}{_taking(message.gave_way)}"
         case events.InstancePending(reason=reason, gave_way_to=to):
-            return f"has no place{'' if to is None else f', gave way to {to}'}: {reason}"
+            return f"has no place{'' if to is None or to in reason else f', gave way to {to}'}: {reason}"
 
 
 def _shard(message: events.ShardReported) -> str:
@@ -187,8 +188,13 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def sender(source: str) -> str:
+    """Return who sent a command, for a person: a bare message names nobody."""
+    return "a sender without a name" if source == "unknown" else source
+
+
 def _by(asked: events.Asked | None) -> str:
-    return "" if asked is None else f" by {asked.source}"
+    return "" if asked is None else f" by {sender(asked.source)}"
 
 
 def _because(reason: str | None) -> str:

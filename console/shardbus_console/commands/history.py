@@ -58,6 +58,9 @@ def events(
     node: Annotated[str | None, typer.Option(help="Only what is about this node, and what is placed there.")] = None,
     device: Annotated[str | None, typer.Option(metavar="NODE/DEVICE", help="Only what is about this device.")] = None,
     instance: Annotated[str | None, typer.Option(help="Only what is about this instance.")] = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="Only the scalings of this deployment, and its replicas.")
+    ] = None,
     correlation: Annotated[str | None, typer.Option(metavar="ID", help="Only what this command led to.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     limit: Annotated[int | None, typer.Option("-n", min=1, help="Stop after so many.")] = None,
@@ -76,7 +79,7 @@ def events(
     if follow and archive is not None:
         raise CommandError("--follow goes on with what comes, and nothing comes to an archive")
     name = _NAMES[stream]
-    selection = Selection(name, kind or (), node, _device(device), instance, correlation)
+    selection = Selection(name, kind or (), node, _device(device), instance, deployment, correlation)
     wanted = selection.subjects()
     if wanted is None:
         raise CommandError(f"nothing in {name} can be about all of that")

@@ -59,7 +59,7 @@ def story(
     if told is None:
         raise CommandError(
             f"no instance and no command is named {name!r}; `shardbus instances --all` lists the instances, "
-            "`shardbus events` every answer"
+            "`shardbus events` every answer, `--node` and `--deployment` tell theirs"
         )
     projected = _projected(settings, told)
     if json:

@@ -12,8 +12,8 @@ from shardbus_schemas import events, subjects
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, GPUBandwidthMeasured, NodeJoined
 from shardbus_schemas.ids import DeviceKey
-from shardbus_schemas.placement import StatePosition
-from support.answers import placed_event, refused_event
+from shardbus_schemas.placement import PlacementRequest, StatePosition
+from support.answers import TINY, placed_event, refused_event
 from support.histories import START, reading, stored
 
 EVENTS = (
@@ -38,6 +38,12 @@ EVENTS = (
         result=refused_event("c").result,
         position=StatePosition(),
     ),
+    events.DeploymentScaled(
+        deployment_id="d", replicas=1, model=TINY, request=PlacementRequest(model_id="tiny"), command_id="c6"
+    ),
+    placed_event("i4", "n1/g9", deployment_id="d"),
+    events.InstanceDeleted(instance_id="i4", command_id="c5"),
+    placed_event("i5", "n9/g9", deployment_id="other"),
 )
 LINK = {"bandwidth_bytes_per_second": 1e9, "latency_seconds": 0.001, "measured_at": START}
 READINGS = (
@@ -65,10 +71,10 @@ def _stored(messages: Sequence[Any]) -> list[Stored]:
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
-        ({}, list(range(1, 16))),
+        ({}, list(range(1, 20))),
         ({"types": ["NodeJoined"]}, [1, 2]),
         ({"types": ["NodeJoined", "PlacementRejected"]}, [1, 2, 7]),
-        ({"node": "n1"}, [1, 3, 4, 5, 6, 8, 9, 10, 13, 15]),
+        ({"node": "n1"}, [1, 3, 4, 5, 6, 8, 9, 10, 13, 15, 17, 18]),
         ({"node": "n2"}, [2, 6, 8, 12, 14, 15]),
         ({"device": DeviceKey("n1/g1")}, [1, 3, 5, 10, 13]),
         ({"device": DeviceKey("n1/g2")}, [1, 4, 6, 8, 9, 15]),
@@ -78,6 +84,9 @@ def _stored(messages: Sequence[Any]) -> list[Stored]:
         ({"instance": "i2", "node": "n2"}, [6, 8, 14, 15]),
         ({"instance": "i2", "types": ["InstanceLost"]}, [8]),
         ({"instance": "i2", "types": ["NodeJoined"]}, []),
+        ({"deployment": "d"}, [16, 17, 18]),
+        ({"deployment": "d", "node": "n1"}, [17, 18]),
+        ({"deployment": "e"}, []),
         ({"correlation": "c9"}, [7]),
         ({"correlation": "command-i1"}, [5]),
         ({"correlation": "event-3"}, [3]),
