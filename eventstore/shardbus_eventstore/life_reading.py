@@ -20,8 +20,11 @@ _CAUSES: Final = tuple(
     subjects.any_event(kind) for kind in ("instance", "shard", "node", "cordon", "deployment", "command")
 )
 """Where what leads to an instance's events is, and what answers commands that do."""
-_AFTER: Final = 1000
-"""How far behind its last event the answer to the command that led to it may be."""
+_BEFORE: Final = 200
+"""How far before an event what led to it is looked for first: a placer acts at once."""
+_AFTER: Final = 50
+"""How far behind an event the answer to the command that led to it is looked for first: it is appended last."""
+_MOST_WINDOWS: Final = 100
 
 Progress = Callable[[int, int], None]
 """Is told how many messages were looked at, and of how many."""
@@ -30,23 +33,25 @@ Progress = Callable[[int, int], None]
 async def read_life(reading: Log, instance_id: str, now: datetime, progress: Progress | None = None) -> Life | None:
     """Return the life of an instance up to ``now``; ``None`` if there never was one of this name. Raises BusError.
 
-    All of ``FLEET`` since its first event is looked at where something led to its events that they do not name
-    themselves, and what was before only if that was not found there; no message is decoded that is not told.
+    What led to its events, and is not said by themselves, is looked for around them; then in all of ``FLEET`` since the
+    first of them, and at last before it. No message is decoded that is not told.
     """
     about = (subjects.event("instance", instance_id), subjects.event("shard", instance_id))
     async with contextlib.aclosing(messages_on(reading, FLEET, about)) as told:
         own = [received async for stored in told if (received := read(stored)) is not None]
     if not own:
         return None
-    led = await _led(reading, ids_to_find(instance_id, own), own[0].sequence, own[-1].sequence, progress)
-    return life_of(instance_id, own, led, now=now)
+    return life_of(instance_id, own, await _led(reading, instance_id, own, progress), now=now)
 
 
-async def _led(reading: Log, wanted: set[str], first: int, last: int, progress: Progress | None) -> Led:
-    """Return what has these ids, and what answered commands of these ids."""
+async def _led(reading: Log, instance_id: str, own: Sequence[Received[FrozenModel]], progress: Progress | None) -> Led:
+    """Return what led to these events, and what answered the commands that did."""
+    wanted = ids_to_find(instance_id, own)
     led: dict[str, Received[FrozenModel]] = {}
     answers: dict[str, Received[FrozenModel]] = {}
-    for start, end in ((first, last + _AFTER), (1, first - 1)):
+    first = own[0].sequence
+    end_of_all = (await reading.info(FLEET)).last_sequence
+    for start, end in (*_windows(own, wanted), (first, end_of_all), (1, first - 1)):
         missing = wanted - led.keys() - answers.keys()
         if not missing or end < start:
             continue
@@ -65,6 +70,20 @@ async def _led(reading: Log, wanted: set[str], first: int, last: int, progress: 
                 if not missing:
                     break
     return Led(led, answers)
+
+
+def _windows(own: Sequence[Received[FrozenModel]], wanted: set[str]) -> Sequence[tuple[int, int]]:
+    """Return the sequences around the events that something ``wanted`` led to, those that overlap as one."""
+    windows: list[tuple[int, int]] = []
+    for received in own:
+        if received.envelope.causation_id not in wanted:
+            continue
+        start, end = max(1, received.sequence - _BEFORE), received.sequence + _AFTER
+        if windows and start <= windows[-1][1]:
+            windows[-1] = (windows[-1][0], end)
+        else:
+            windows.append((start, end))
+    return windows[:_MOST_WINDOWS]
 
 
 async def messages_on(

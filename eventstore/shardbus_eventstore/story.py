@@ -152,7 +152,7 @@ async def _of_answer(reading: Log, name: str, received: Received[FrozenModel]) -
             plan=result if isinstance(result, Placed) else None,
             refused=result if isinstance(result, Refused) else None,
         ),
-        followed=await _followed(reading, received, instance_id),
+        followed=await _followed(reading, received, instance_id, alone=instance_id == name),
     )
 
 
@@ -173,12 +173,15 @@ async def _state_part(
     )
 
 
-async def _followed(reading: Log, answer: Received[FrozenModel], instance_id: str | None) -> tuple[StoryEvent, ...]:
-    """Return what came after the answer: about its instance, or because of the same command."""
-    correlation = answer.envelope.correlation_id
+async def _followed(
+    reading: Log, answer: Received[FrozenModel], instance_id: str | None, *, alone: bool
+) -> tuple[StoryEvent, ...]:
+    """Return what came after the answer: about its instance, or, unless that ``alone``, because of the same command."""
+    correlation = None if alone else answer.envelope.correlation_id
     about = None if instance_id is None else subjects.event("instance", instance_id)
+    wanted = (about,) if alone and about is not None else _ANSWERS
     found: list[StoryEvent] = []
-    async for stored in messages_on(reading, FLEET, _ANSWERS, start=answer.sequence + 1):
+    async for stored in messages_on(reading, FLEET, wanted, start=answer.sequence + 1):
         same = correlation is not None and correlation_of(stored.headers) == correlation
         if (stored.subject == about or same) and (received := read(stored)) is not None:
             found.append(

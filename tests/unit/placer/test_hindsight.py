@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
 from shardbus_placer.decider import decide
@@ -21,6 +22,8 @@ from shardbus_placer.hindsight import (
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import BackendPolicy, Policy
+from shardbus_placer.reconcile import reconcile
+from shardbus_placer.watch import Watch
 from shardbus_schemas import commands, events
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
@@ -258,3 +261,72 @@ def test_the_summary_adds_up() -> None:
     assert rate.total_after == pytest.approx(2.5 * fast.predicted.tokens_per_second)
     assert rate.median_change == 0
     assert wait.total_after == pytest.approx(4 * fast.predicted.seconds_per_token)
+
+
+def with_a_place(seen: FleetState, **request: Any) -> FleetState:
+    return fold(seen, [received(decided(seen, **request), seen.positions["FLEET"] + 1)])
+
+
+def then(seen: FleetState, *told: FrozenModel) -> FleetState:
+    first = seen.positions["FLEET"] + 1
+    return fold(seen, [received(message, first + number) for number, message in enumerate(told)])
+
+
+def by_itself(seen: FleetState) -> PlacementAnswer:
+    step = reconcile(seen, fleet_of(seen, NOW), Watch(), {}, NOW, knowing())
+    answer = step.changes[-1]
+    assert isinstance(answer, PlacementAnswer)
+    return answer
+
+
+LOST = events.DeviceLost(node_id="b", device_id="cuda:0", reason="gone")
+
+
+def test_what_a_placer_moved_by_itself_is_planned_again_with_what_it_had() -> None:
+    seen = then(with_a_place(state(a=10_000, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert isinstance(answer, events.InstanceReplaced)
+    wanted = wanted_by(answer, seen, knowing())
+    assert wanted is not None
+    assert (wanted.model, wanted.instance_id) == (TINY, answer.instance_id)
+    difference = compare(result_of(answer), again(answer, seen))
+    assert (difference.kind, difference.after.stages[0].devices) == ("identical", ("a/cuda:0",))
+    assert was_planned(answer)
+
+
+def test_what_was_barred_stays_barred_and_what_gave_way_is_gone() -> None:
+    seen = with_a_place(state(a=10_000, b=10_000))
+    (name,) = seen.instances
+    away = commands.Move(instance_id=name, command_id="c2", away_from=("b",))
+    (answer,) = decide(received(away, 9, "COMMANDS"), seen, NOW, knowing())
+    assert isinstance(answer, events.InstanceReplaced)
+    assert answer.barred == ("b",)
+    assert compare(result_of(answer), again(answer, seen)).kind == "identical"
+
+    full = with_a_place(state(a=5_000))
+    vip = commands.Place(model_id="tiny", command_id="vip", priority=5, context_tokens=0, deadline_ms=10_000)
+    gone, placed = decide(received(vip, 9, "COMMANDS"), full, NOW, knowing())
+    assert isinstance(gone, events.InstancePending)
+    assert isinstance(placed, events.InstancePlaced)
+    assert compare(result_of(placed), again(placed, full)).kind == "identical"
+    assert not was_planned(gone), "that it gave way was no planner's word"
+
+
+def test_what_had_no_place_is_asked_again_and_another_policy_may_have_one() -> None:
+    tight = Policy(backends={}, other_backend=BackendPolicy(headroom_fraction=0.9, runtime_overhead_bytes=0))
+    seen = then(with_a_place(state(a=10, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert isinstance(answer, events.InstancePending)
+    assert was_planned(answer)
+    assert compare(result_of(answer), again(answer, seen)).kind == "identical"
+
+    waits = decided(state(attic=10_000), tight, wait_for_capacity=True)
+    assert isinstance(waits, events.InstancePending)
+    difference = compare(result_of(waits), again(waits, state(attic=10_000)))
+    assert (difference.kind, difference.after.stages[0].devices) == ("now_granted", ("attic/cuda:0",))
+
+
+def test_an_instance_that_the_state_does_not_have_cannot_be_planned_again() -> None:
+    seen = then(with_a_place(state(a=10_000, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert redo(answer, state(a=10_000), NOW, Rules(knowing())) is None
