@@ -5,6 +5,7 @@ first test that asks for it.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from support.jetstream import delete_streams
 from support.server_folders import server_folder
 
 OUR_STREAMS = frozenset({"TELEMETRY", "FLEET", "COMMANDS", "DEAD", "SNAPSHOTS"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_folder_of_our_own() -> Iterator[None]:
+    """Where agents of the tests hear their runners: not where one of this machine, or of another worker, does."""
+    with tempfile.TemporaryDirectory(prefix="sb-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

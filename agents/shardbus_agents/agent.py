@@ -97,6 +97,11 @@ class Agent:
         ]
         return tuple(said)
 
+    def owe_reading(self, device_id: DeviceId, since: datetime) -> None:
+        """Tell the device's first reading of ``since`` or later, however little it moved."""
+        if device_id in self._registered:
+            self._readings.owe(device_id, since)
+
     def seconds_to_pulse(self, uptime_seconds: float) -> float:
         """Return how long there may still be silence."""
         since = uptime_seconds if self._told_at is None else self._told_at

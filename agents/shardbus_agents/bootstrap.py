@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from shardbus_infra.bus.port import Bus
@@ -21,11 +22,16 @@ from shardbus_agents.life import agent_version, new_boot
 from shardbus_agents.member import Member
 from shardbus_agents.node import Node
 from shardbus_agents.presence import Presence
+from shardbus_agents.runners.address import default_socket
+from shardbus_agents.runners.board import Board
+from shardbus_agents.runners.server import RunnerServer
 from shardbus_agents.sampler import BackendSampler, PromptSampler, Sampler, ThreadedSampler
 from shardbus_agents.settings import AgentSettings, BackendName
 
 if TYPE_CHECKING:
     from shardbus_agents.probe.prober import Prober
+    from shardbus_agents.runners.ledger import Ledger
+    from shardbus_agents.runners.played import PlayedRunners
     from shardbus_agents.simulation import Narrator, PlayedNode
 
 _log = logging.getLogger(__name__)
@@ -42,22 +48,34 @@ _ONLY_ON: Final[Mapping[BackendName, str]] = {"amdgpu": "Linux", "intel": "Linux
 
 def nodes(
     bus: Bus, settings: AgentSettings, *, now: Callable[[], datetime]
-) -> "tuple[Member | PlayedNode | Narrator, ...]":
+) -> "tuple[Member | PlayedNode | Narrator | Ledger, ...]":
     """Return this host as a node, or those of the fleet file that is to be played.
 
-    Raises FileError, and InfraError if the probe server cannot listen.
+    Raises FileError, and InfraError if the probe server or the runners' socket cannot be where a person said.
     """
     wiring = _Wiring(bus, settings, now, _watchers(settings))
     if settings.simulate is not None:
         # Imported here: an agent of a real host needs neither this nor YAML.
         from shardbus_agents.played_fleet import play_file  # noqa: PLC0415 - see above
 
-        return play_file(
-            settings.simulate, settings, lambda who, what: wiring.member(who, (PromptSampler(what),)), now=now
+        ledger = None
+        if settings.simulate_shards:
+            from shardbus_agents.runners.ledger import Ledger  # noqa: PLC0415 - see above
+
+            ledger = Ledger(bus)
+        played = play_file(
+            settings.simulate,
+            settings,
+            lambda who, what, runners: wiring.member(who, (PromptSampler(what),), played=runners),
+            now=now,
+            wanted=None if ledger is None else (lambda: ledger.wanted),
         )
+        return played if ledger is None else (*played, ledger)
     if settings.simulate_scenario is not None:
         _log.warning("simulate_scenario is set, but no fleet is played: there is nobody to play it")
-    return (wiring.member(identity(settings), real_samplers(settings), probe_listen=settings.probe_listen),)
+    if settings.simulate_shards:
+        _log.warning("simulate_shards is set, but no fleet is played: shards of this host are run by its runtimes")
+    return (wiring.host(),)
 
 
 def real_samplers(settings: AgentSettings) -> tuple[BackendSampler, ...]:
@@ -156,7 +174,25 @@ class _Wiring:
     watchers: Callable[[NodeId], Sequence[Watch]]
     """Of each node, who else sees its snapshots."""
 
-    def member(self, identity: Identity, samplers: tuple[Sampler, ...], *, probe_listen: str | None = None) -> Member:
+    def host(self) -> Member:
+        """Return this host as a node."""
+        settings = self.settings
+        return self.member(
+            identity(settings),
+            real_samplers(settings),
+            probe_listen=settings.probe_listen,
+            hears_runners=settings.runner_socket != "off",
+        )
+
+    def member(
+        self,
+        identity: Identity,
+        samplers: tuple[Sampler, ...],
+        *,
+        probe_listen: str | None = None,
+        hears_runners: bool = False,
+        played: "PlayedRunners | None" = None,
+    ) -> Member:
         """Return a node with all that runs beside it."""
         settings = self.settings
         word = AgentPresent(
@@ -184,7 +220,21 @@ class _Wiring:
         if probe_listen is not None:
             prober = self._prober(probe_listen, identity, node)
             watchers.append(prober.watch)
-        return Member(node, presence, prober)
+        runners = None
+        if hears_runners or played is not None:
+            board = Board(identity.node_id, node, thresholds=settings.pace.thresholds, now=self.now)
+            watchers.append(board.watch)
+            if played is None:
+                runners = self._runner_server(identity, board)
+            else:
+                watchers.append(lambda snapshot: board.take_all(played.reports(snapshot.devices)))
+        return Member(node, presence, prober, runners)
+
+    def _runner_server(self, identity: Identity, board: Board) -> RunnerServer:
+        named = self.settings.runner_socket
+        if isinstance(named, Path):
+            return RunnerServer(named, board, is_named=True)
+        return RunnerServer(default_socket(identity.node_id), board, is_named=False)
 
     def _prober(self, probe_listen: str, identity: Identity, node: Node) -> "Prober":
         # Imported here: an agent that measures no links does without all of it.

@@ -40,6 +40,10 @@ class Thresholds(FrozenModel):
     power_watts: float = Field(default=10, ge=0)
     battery_points: float = Field(default=5, ge=0, le=100)
 
+    def memory_step(self, total_bytes: int | None) -> float:
+        """Return the change of memory in bytes that is worth telling on a device with so much of it."""
+        return max((total_bytes or 0) * self.memory_percent / 100, self.memory_bytes)
+
     @property
     def error_bounds(self) -> dict[str, float]:
         """The thresholds as ``NodeJoined.error_bounds`` declares them."""
@@ -76,7 +80,7 @@ def has_changed(
     last: DeviceGPUState, now: DeviceGPUState, thresholds: Thresholds, *, power_limit_watts: float | None = None
 ) -> bool:
     """Return whether a field reached its threshold, a flag flipped, or unknown became known or the reverse."""
-    memory = max((now.memory_total_bytes or 0) * thresholds.memory_percent / 100, thresholds.memory_bytes)
+    memory = thresholds.memory_step(now.memory_total_bytes)
     power = max((power_limit_watts or 0) * thresholds.power_percent / 100, thresholds.power_watts)
     return (
         any(getattr(last, name) != getattr(now, name) for name in _EXACT)

@@ -12,6 +12,7 @@ from datetime import datetime
 from shardbus_infra.bus.port import AppendRejectedError, Bus, BusError
 from shardbus_infra.observability import metrics
 from shardbus_schemas.events import DeviceGPUStateUpdated, Event
+from shardbus_schemas.ids import DeviceId
 
 from shardbus_agents.agent import Agent
 from shardbus_agents.collector import Snapshot, merge
@@ -78,6 +79,10 @@ class Node:
         """Publish what another part of the agent found out, as its readings are: kept until it is acknowledged."""
         self._outbox.add(self._agent.announce(message, self._now()))
         self._news.set()
+
+    def owe_reading(self, device_id: DeviceId, since: datetime) -> None:
+        """Tell the device's first reading of ``since`` or later, however little it moved."""
+        self._agent.owe_reading(device_id, since)
 
     def join_again(self) -> None:
         """Say once more that this node is here: another agent spoke for it by mistake."""

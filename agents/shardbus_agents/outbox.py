@@ -31,6 +31,7 @@ from shardbus_schemas.events import (
     GPUBandwidthMeasured,
     NodeJoined,
     NodeLeft,
+    ShardReported,
 )
 from shardbus_schemas.ids import DeviceId
 from shardbus_schemas.telemetry import DeviceGPUState
@@ -174,9 +175,10 @@ class Outbox:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Drop a tenth, the oldest of what repeats itself: comings and goings of one device, faults of one kind.
+        """Drop a tenth, the oldest of what repeats itself: comings and goings of one device, words of one shard.
 
-        The first and the last of each stay. That is bounded too: by the devices there are and the ways they can fail.
+        The first and the last of each stay. That is bounded too: by the devices there are and the ways they can fail,
+        and by the instances that are placed there, of which a bus that is away brings no new ones.
         """
         topics = [_topic(announcement) for announcement in self._lifecycle]
         first = {topic: index for index, topic in reversed([*enumerate(topics)])}
@@ -260,5 +262,7 @@ def _topic(announcement: Announcement) -> Hashable:
             return device_id
         case DeviceFaulted(device_id=device_id, kind=kind, code=code):
             return device_id, kind, code
+        case ShardReported(instance_id=instance_id, device_id=device_id):
+            return instance_id, device_id
         case _:
             return announcement.event_id

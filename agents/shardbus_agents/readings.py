@@ -74,12 +74,20 @@ class Readings:
         self._published: dict[DeviceId, DeviceGPUState] = {}
         self._sampled_at: dict[DeviceId, float] = {}
         self._periods: dict[DeviceId, _Period] = {}
+        self._owed: dict[DeviceId, datetime] = {}
         self._reported_at: float | None = None
         self._clock_ahead: float | None = None
 
+    def owe(self, device_id: DeviceId, since: datetime) -> None:
+        """Tell the first reading of the device that was taken at ``since`` or later, however little it moved.
+
+        Who hears what a runner takes on a device is to know from when on the device's readings hold it.
+        """
+        self._owed[device_id] = since
+
     def forget(self, device_id: DeviceId) -> None:
         """Forget a device that is lost: nobody believes its readings any more."""
-        for memory in (self._published, self._sampled_at, self._periods):
+        for memory in (self._published, self._sampled_at, self._periods, self._owed):
             memory.pop(device_id, None)
         self._smoother.forget(device_id)
 
@@ -99,13 +107,23 @@ class Readings:
             self._sampled_at[sample.device_id] = uptime_seconds
             self._periods.setdefault(sample.device_id, _Period()).add(sample.compute_utilization_percent)
         states = self._smoother.smooth(samples, uptime_seconds)
+        paid = {state.device_id for state in states if self._is_owed(state)}
+        for device_id in paid:
+            del self._owed[device_id]
         if self._report_is_due(uptime_seconds):
             self._reported_at = uptime_seconds
             self._published = {state.device_id: state for state in states}
             return Told(is_full_report=True, states=tuple(self._periods[each.device_id].close(each) for each in states))
-        changed = significant(self._published, states, self._pace.thresholds, devices)
-        self._published.update((state.device_id, state) for state in changed)
-        return Told(is_full_report=False, states=changed) if changed else None
+        moved = significant(self._published, states, self._pace.thresholds, devices)
+        if paid:
+            paid.update(state.device_id for state in moved)
+            moved = tuple(state for state in states if state.device_id in paid)
+        self._published.update((state.device_id, state) for state in moved)
+        return Told(is_full_report=False, states=moved) if moved else None
+
+    def _is_owed(self, state: DeviceGPUState) -> bool:
+        since = self._owed.get(state.device_id)
+        return since is not None and state.last_update >= since
 
     def _report_is_due(self, uptime_seconds: float) -> bool:
         silent = None if self._reported_at is None else uptime_seconds - self._reported_at

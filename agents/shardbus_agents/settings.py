@@ -73,6 +73,10 @@ class AgentSettings(CommonSettings):
     """The same seed plays the same readings."""
     simulate_scenario: Path | None = None
     """What happens to the played fleet: a scenario file."""
+    simulate_shards: bool = False
+    """Whether played devices load what is placed on them, and report it as runners do."""
+    simulate_loading_bytes_per_second: float = Field(default=2e9, gt=0)
+    """How fast a played device loads a shard, in the scenario's seconds."""
     link_interval_seconds: float = Field(default=300, gt=0)
     """How often a simulated fleet tells its links anew."""
     driver_patience_seconds: float = Field(default=3, gt=0)
@@ -88,6 +92,10 @@ class AgentSettings(CommonSettings):
     """How old a measured link may become."""
     probe_busy_percent: float = Field(default=50, ge=0, le=100)
     """No link is measured while a device of the node is busier than this."""
+
+    runner_socket: Literal["off"] | Path | None = None
+    """Where runtimes of this host say which shards they run; unset: ``shardbus/<node>.sock`` in this user's runtime
+    folder. ``off``: nowhere. A fleet that is played has none."""
 
     @property
     def pace(self) -> Pace:

@@ -23,6 +23,7 @@ _GROUPS: Final = (
     "fleet",
     "top",
     "models",
+    "access",
     "history",
     "device_history",
     "replay",
@@ -31,6 +32,8 @@ _GROUPS: Final = (
     "archive",
     "past",
     "story",
+    "export",
+    "shard",
     "doctor",
 )
 """The modules of commands, in the order of the help."""

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,4 +11,13 @@ NatsUrl = Annotated[
 ]
 PostgresUrl = Annotated[
     str | None, typer.Option("--postgres-url", metavar="URL", help="Where Postgres is. [env: SHARDBUS_POSTGRES_URL]")
+]
+AccessTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--access-token-file",
+        metavar="FILE",
+        help="Who asks: a file that holds an access token, - for stdin. There is no flag for the token itself: "
+        "everyone on this machine could read it in the list of processes. [env: SHARDBUS_ACCESS_TOKEN, the token]",
+    ),
 ]

@@ -16,6 +16,7 @@ from shardbus_schemas.problems import suggest
 from shardbus_schemas.registry import Received
 
 from shardbus_placer import telling
+from shardbus_placer.access.quota import owner_problem, target_problem
 from shardbus_placer.finding import Found, find_place
 from shardbus_placer.gain import gain_of, is_same_place
 from shardbus_placer.knowledge import Knowledge
@@ -133,11 +134,15 @@ def _better(
     return found, gain_of(record, found.result, state, now, knowledge)
 
 
-def cordon(command: commands.Cordon | commands.Drain, command_id: CommandId, state: FleetState) -> Answer:
+def cordon(
+    command: commands.Cordon | commands.Drain, command_id: CommandId, state: FleetState, grant: Grant | None
+) -> Answer:
     """Return that a node or device takes nothing new; under a drain the placer then empties it by itself."""
     target = _name(command.node_id, command.device_id)
     if target not in _targets(state):
         return [_unknown_target(command.TYPE, target, command_id, state)]
+    if (problem := grant and target_problem(grant, target)) is not None:
+        return [_rejected(command.TYPE, command_id, problem.code, problem.text)]
     drain = isinstance(command, commands.Drain)
     held = state.cordons.get(target)
     if held is not None and held.lifted_at is None and held.drain == drain:
@@ -154,11 +159,13 @@ def cordon(command: commands.Cordon | commands.Drain, command_id: CommandId, sta
     ]
 
 
-def uncordon(command: commands.Uncordon, command_id: CommandId, state: FleetState) -> Answer:
+def uncordon(command: commands.Uncordon, command_id: CommandId, state: FleetState, grant: Grant | None) -> Answer:
     """Return that a node or device takes instances again."""
     target = _name(command.node_id, command.device_id)
     if target not in _targets(state):
         return [_unknown_target(command.TYPE, target, command_id, state)]
+    if (problem := grant and target_problem(grant, target)) is not None:
+        return [_rejected(command.TYPE, command_id, problem.code, problem.text)]
     held = [
         record.key
         for record in state.cordons.values()
@@ -204,10 +211,8 @@ def not_own(
     command_type: str, command_id: CommandId, record: InstanceRecord, grant: Grant | None
 ) -> events.CommandRejected | None:
     """Return that an instance is somebody else's; ``None`` if it is not, or the owner of the fleet asks."""
-    if grant is None or (record.grant is not None and record.grant.subject == grant.subject):
-        return None
-    message = f"{record.instance_id} was not placed by {grant.subject}, whose access token came with the command"
-    return _rejected(command_type, command_id, "access_denied", message)
+    problem = None if grant is None else owner_problem(grant, record)
+    return None if problem is None else _rejected(command_type, command_id, problem.code, problem.text)
 
 
 def _rejected(

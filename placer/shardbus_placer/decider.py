@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.state import FleetState
 from shardbus_schemas import commands, events
-from shardbus_schemas.access import Grant, Operation
+from shardbus_schemas.access import Grant
 from shardbus_schemas.ids import CommandId, DeploymentId
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused
@@ -13,8 +14,10 @@ from shardbus_schemas.problems import suggest
 from shardbus_schemas.registry import Received
 
 from shardbus_placer import carrying_out, telling
-from shardbus_placer.finding import Found, find_place, may_wait
-from shardbus_placer.knowledge import Knowledge, NotAdmitted
+from shardbus_placer.access.check import AccessProblem, check
+from shardbus_placer.access.quota import narrowed
+from shardbus_placer.finding import Found, find_place, may_wait, within_grant
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.naming import instance_id_of
 from shardbus_placer.planning import planned
 from shardbus_placer.wanted import Wanted
@@ -65,46 +68,26 @@ def _answer(
     received: Received[commands.Command], command_id: CommandId, state: FleetState, now: datetime, knowledge: Knowledge
 ) -> Answer:
     command = received.message
-    admitted = knowledge.admit(command.access_token, _operation(command), now)
-    if isinstance(admitted, NotAdmitted):
-        if isinstance(command, commands.Place):
-            return [_reject(command, command_id, state, admitted.code, admitted.message, admitted.remedy)]
-        return [_rejected(command, command_id, admitted.code, f"{admitted.message}; {admitted.remedy}")]
+    grant = check(command, knowledge.access, now)
+    if isinstance(grant, AccessProblem):
+        return [_not_permitted(command, command_id, state, grant)]
     match command:
         case commands.Place() as place:
-            return _place(place, received.unknown_fields, command_id, state, now, knowledge, admitted)
+            return _place(place, received.unknown_fields, command_id, state, now, knowledge, grant)
         case commands.Scale() as scale:
-            return [_scale(scale, command_id, state, knowledge, admitted)]
+            return [_scale(scale, command_id, state, now, knowledge, grant)]
         case commands.Delete() as delete:
-            return carrying_out.delete(delete, command_id, state, admitted)
+            return carrying_out.delete(delete, command_id, state, grant)
         case commands.RegisterModel(profile=profile):
             return [events.ModelRegistered(profile=profile, command_id=command_id)]
         case commands.Move() as move:
-            return carrying_out.move(move, command_id, state, now, knowledge, admitted)
+            return carrying_out.move(move, command_id, state, now, knowledge, grant)
         case commands.Rebalance() as rebalance:
             return carrying_out.rebalance(rebalance, command_id, state, now, knowledge)
         case commands.Cordon() | commands.Drain() as cordon:
-            return carrying_out.cordon(cordon, command_id, state)
+            return carrying_out.cordon(cordon, command_id, state, grant)
         case commands.Uncordon() as uncordon:
-            return carrying_out.uncordon(uncordon, command_id, state)
-
-
-def _operation(command: commands.Command) -> Operation:
-    match command:
-        case commands.Place():
-            return "place"
-        case commands.Scale():
-            return "scale"
-        case commands.Delete():
-            return "delete"
-        case commands.RegisterModel():
-            return "model"
-        case commands.Move():
-            return "move"
-        case commands.Rebalance():
-            return "rebalance"
-        case commands.Cordon() | commands.Drain() | commands.Uncordon():
-            return "cordon"
+            return carrying_out.uncordon(uncordon, command_id, state, grant)
 
 
 def _place(
@@ -120,10 +103,12 @@ def _place(
     if model is None:
         remedy = "`shardbus models` lists the known ones; `shardbus model add PATH` adds one"
         return [_reject(place, command_id, state, "unknown_model", _unknown_model(place, state, knowledge), remedy)]
-    request = _request_of(place)
+    request = _permitted(place, state, now, grant)
+    if isinstance(request, AccessProblem):
+        return [_not_permitted(place, command_id, state, request)]
     wanted = Wanted(instance_id_of(model.model_id, command_id), model, request, grant)
     if place.dry_run:
-        found = Found(planned(wanted, state, now, knowledge))
+        found = within_grant(wanted, Found(planned(wanted, state, now, knowledge)), state)
     else:
         found = find_place(wanted, state, now, knowledge)
     if unknown_fields:
@@ -159,7 +144,12 @@ _NOT_CONDITIONS = {"model_id", "model", "replicas", "deployment_id", "reason", "
 
 
 def _scale(
-    scale: commands.Scale, command_id: CommandId, state: FleetState, knowledge: Knowledge, grant: Grant | None
+    scale: commands.Scale,
+    command_id: CommandId,
+    state: FleetState,
+    now: datetime,
+    knowledge: Knowledge,
+    grant: Grant | None,
 ) -> events.FleetEvent:
     if scale.dry_run:
         return _rejected(scale, command_id, "unsupported_command", "a deployment cannot be scaled as a dry run")
@@ -176,12 +166,15 @@ def _scale(
             f"deployment {deployment_id} is of {old.model.model_id}; give another --deployment for {model.model_id}"
         )
         return _rejected(scale, command_id, "unsupported_command", message)
+    request = _permitted(scale, state, now, grant)
+    if isinstance(request, AccessProblem):
+        return _not_permitted(scale, command_id, state, request)
     keeps = old is not None and scale.model_fields_set <= _NOT_CONDITIONS
     return events.DeploymentScaled(
         deployment_id=deployment_id,
         replicas=scale.replicas,
         model=model,
-        request=old.request if old is not None and keeps else _request_of(scale),
+        request=old.request if old is not None and keeps else request,
         spread_by=old.spread_by if old is not None and keeps else scale.spread_by,
         grant=grant,
         reason=scale.reason,
@@ -224,6 +217,22 @@ def _rejected(
     return events.CommandRejected(
         command_id=command_id, command_type=command.TYPE, code=code, message=message, result=result
     )
+
+
+def _not_permitted(
+    command: commands.Command, command_id: CommandId, state: FleetState, problem: AccessProblem
+) -> events.FleetEvent:
+    if isinstance(command, commands.Place):
+        return _reject(command, command_id, state, problem.code, problem.message, problem.remedy)
+    return _rejected(command, command_id, problem.code, problem.text)
+
+
+def _permitted(
+    asked_for: PlacementRequest, state: FleetState, now: datetime, grant: Grant | None
+) -> PlacementRequest | AccessProblem:
+    """Return the request as it may be stored, on the devices that the grant permits: later plans keep to them too."""
+    request = _request_of(asked_for)
+    return request if grant is None else narrowed(request, grant, fleet_of(state, now))
 
 
 def _request_of(asked_for: PlacementRequest) -> PlacementRequest:

@@ -1,13 +1,14 @@
 """A place for an instance: apart from its siblings if that is possible, over lower priorities if it must be. Pure."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from shardbus_eventstore.state import FleetState, InstanceRecord
 from shardbus_schemas.placement import Placed, RefusalCode, Refused
 
+from shardbus_placer.access.quota import memory_problem, promised_bytes, told
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planning import planned
 from shardbus_placer.spreading import domains_taken
@@ -53,8 +54,42 @@ def find_place(
     """Return a plan for ``wanted``, or the refusal of the gentlest try.
 
     First it keeps away from the failure domains of its siblings, then from their nodes only, then shares; and if there
-    is no room at all, instances of a lower priority give way.
+    is no room at all, instances of a lower priority give way. What is new keeps within the memory of its grant.
     """
+    found = _anywhere(wanted, state, now, knowledge, barred, horizon_tokens)
+    return within_grant(wanted, found, state)
+
+
+def within_grant(wanted: Wanted, found: Found, state: FleetState) -> Found:
+    """Return what was found, or that it is more memory than the grant permits; what was placed once may move."""
+    grant = wanted.grant
+    if grant is None:
+        return found
+    record = state.instances.get(wanted.instance_id)
+    if isinstance(found.result, Refused):
+        return replace(found, result=told(found.result, grant))
+    if record is None or record.status != "placed":
+        promised = promised_bytes(grant.subject, state.instances.values(), but_for=wanted.instance_id)
+        problem = memory_problem(grant, found.result, promised)
+        if problem is not None:
+            refused = Refused(
+                model_id=wanted.model.model_id,
+                strategy=found.result.strategy,
+                strategy_reason="there is a plan, but its memory is not permitted",
+                refusal=problem.refusal(),
+            )
+            return Found(refused, found.barred)
+    return replace(found, result=told(found.result, grant))
+
+
+def _anywhere(
+    wanted: Wanted,
+    state: FleetState,
+    now: datetime,
+    knowledge: Knowledge,
+    barred: Collection[str],
+    horizon_tokens: float | None,
+) -> Found:
     tries = list(domains_taken(wanted, state))
     last: Found | None = None
     for apart in tries:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
@@ -18,6 +19,7 @@ from shardbus_schemas import commands, events
 from shardbus_schemas.registry import Received, UnreadableMessageError
 
 from shardbus_placer import ledger
+from shardbus_placer.access.key_ring import KeyRing
 from shardbus_placer.caretaker import Caretaker
 from shardbus_placer.catching_up import caught_up
 from shardbus_placer.decider import command_id_of, conflict, decide
@@ -63,6 +65,7 @@ class Placer:
         self._live = live
         self._settings = settings
         self._knowledge = knowledge
+        self._keys = KeyRing(settings.access_keys)
         self._source = f"placer/{settings.placer_name}"
         self._busy = busy
 
@@ -113,7 +116,9 @@ class Placer:
         for _ in range(self._settings.max_conflicts):
             expected = await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
             started = time.perf_counter()
-            changes = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), self._knowledge)
+            access = self._keys.access(required=self._settings.require_access_token)
+            knowledge = replace(self._knowledge, access=access)
+            changes = await asyncio.to_thread(decide, received, self._live.state, datetime.now(UTC), knowledge)
             if not changes:
                 log.info("%s was answered before", command_id_of(received))
                 return None

@@ -23,6 +23,7 @@ MOST_NAMED = 2
 """Of the remedies so many make the one sentence."""
 STEP = 64
 """Contexts are offered in multiples of so many tokens where that leaves any."""
+DROP_INCLUDE = "drop include"
 HOPELESS = frozenset({"unknown_model", "unsupported_objective", "unsupported_access_token", "deadline_without_answer"})
 """What no change of fleet or request, but time or another program, would mend."""
 
@@ -103,7 +104,7 @@ def _changed_requests(plea: Plea, trial: Trial) -> Iterator[Remedy]:
             (f"do not exclude {name}", {"exclude": tuple(other for other in request.exclude if other != name)})
             for name in request.exclude
         ),
-        *([("drop include", {"include": ()})] if request.include else []),
+        *([(DROP_INCLUDE, {"include": ()})] if request.include else []),
         *([("ask for sharding auto", {"sharding": "auto"})] if request.sharding == "tensor" else []),
     ]
     for text, changes in changed:

@@ -1,8 +1,9 @@
 """What the placer process can be told: by flags, environment, or the settings file's ``[placer]`` section."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from shardbus_infra.settings import CommonSettings
 
 from shardbus_placer.life_rules import LifeRules
@@ -23,3 +24,10 @@ class PlacerSettings(CommonSettings, LifeRules):  # pyright: ignore[reportIncomp
     """After this many failures of the placer itself, a command goes to the dead letters."""
     ack_wait_seconds: Annotated[float, Field(gt=0)] = 30.0
     """After this long without a word, the bus gives a command to another placer."""
+    access_keys: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    """The public keys that access tokens may be signed with: a JSON Web Key or set of them, or a folder of such files.
+
+    They are read again when they change. Unset, no access token is accepted.
+    """
+    require_access_token: bool = False
+    """Refuse commands without an access token; otherwise they are the owner's own and may do anything."""

@@ -9,6 +9,8 @@ from pydantic_core import ErrorDetails
 
 Location = tuple[int | str, ...]
 """The keys and indices that lead to a value."""
+_SECRETS = frozenset({"access_token"})
+"""Fields whose value nobody repeats, however wrong it is: what is said here goes into logs and dead letters."""
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
@@ -56,7 +58,7 @@ def _say(kind: str, message: str, loc: Location, given: object, model: type[Base
     if kind == "missing":
         return "required, but not given"
     text = message.removeprefix("Value error, ")
-    simple = isinstance(given, str | int | float | bool) or given is None
+    simple = (isinstance(given, str | int | float | bool) or given is None) and _SECRETS.isdisjoint(loc)
     return f"{text}, not {given!r}" if simple and not kind.startswith("value_error") else text
 
 

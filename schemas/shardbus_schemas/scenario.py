@@ -191,6 +191,14 @@ class FaultStep(_Step, _OnDevices):
         return self
 
 
+class FailShardStep(_Step, _OnDevices):
+    """Runners fail, of all shards that the devices run or load at that moment; see ``shardbus agent --run-shards``."""
+
+    do: Literal["fail_shard"]
+    message: Annotated[str, Field(min_length=1, max_length=2000)] = "out of memory"
+    """What the runner says of it."""
+
+
 class HangStep(_LastingStep, _OnDevices):
     """The driver does not answer any more: the last readings stand, then the devices are lost."""
 
@@ -259,7 +267,7 @@ class LinkStep(_LastingStep):
         return self
 
 
-DeviceStep = LoadStep | ThrottleStep | LoseStep | FaultStep | HangStep
+DeviceStep = LoadStep | ThrottleStep | LoseStep | FaultStep | HangStep | FailShardStep
 BatteryStep = UnplugStep | PlugStep
 NodeStep = VanishStep | LeaveStep
 AnyStep = DeviceStep | BatteryStep | NodeStep | LinkStep

@@ -71,7 +71,18 @@ def tokens_text(per_second: float | None) -> str:
     return f"{per_second:.1f}" if per_second < _WHOLE_FROM else f"{per_second:.0f}"
 
 
-_PREFIXES: Final = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_PREFIXES: Final = {
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 _RATES: Final[Mapping[str, float]] = {
     **{f"{prefix}B/s": factor for prefix, factor in _PREFIXES.items()},
     **{
@@ -82,6 +93,7 @@ _RATES: Final[Mapping[str, float]] = {
     },
 }
 """What a unit of bandwidth is in bytes per second. ``B`` is bytes and ``b`` is bits, so case matters."""
+_SIZES: Final[Mapping[str, float]] = {f"{prefix}B": factor for prefix, factor in _PREFIXES.items()}
 _DURATIONS: Final[Mapping[str, float]] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _FIGURE: Final = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(\S*)\s*")
 
@@ -92,6 +104,11 @@ def rate_of(text: str) -> float:
     if rate <= 0:
         raise ValueError(f"{text!r}: a bandwidth is more than 0; a link that carries nothing is no link")
     return rate
+
+
+def bytes_of(text: str) -> int:
+    """Return the bytes of an amount of memory such as ``48GiB`` or ``500MB``; raise ValueError."""
+    return 0 if text.strip() == "0" else round(_figure(text, _SIZES, "an amount of memory such as 48GiB or 500MB"))
 
 
 def seconds_of(text: str) -> float:

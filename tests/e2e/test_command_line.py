@@ -37,16 +37,26 @@ COMMANDS = (
             "archive",
             "diff",
             "story",
+            "export",
             "dead",
+            "shard",
         )
     ),
     *((name,) for name in ("links", "instances", "models", "events", "state", "doctor", "explain", "version", "model")),
     ("model", "add"),
     ("model", "show"),
+    ("shard", "loading"),
+    ("shard", "ready"),
+    ("shard", "failed"),
+    ("shard", "stopped"),
+    ("access",),
+    ("access", "keygen"),
+    ("access", "grant"),
+    ("access", "show"),
     ("dead", "show"),
     ("dead", "retry"),
 )
-HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats")
+HEAVY = ("sqlalchemy", "psycopg", "alembic", "pulp", "highspy", "mlx", "pynvml", "psutil", "nats", "jwt", "nacl")
 ESCAPE = "\x1b"
 
 

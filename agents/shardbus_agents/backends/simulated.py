@@ -1,7 +1,7 @@
 """Devices of a fleet file, played from a seed, so that any machine can be any fleet.
 
 Every reading is a pure function of (seed, node, device, time), and of the scenario if there is one: two runs of one
-seed agree in every byte, and any tick can be asked without those before it.
+seed agree in every byte, and any tick can be asked without those before it. What played runners hold comes on top.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,8 @@ class Script:
     """After which a driver counts as hanging."""
     seen: set[DeviceId] = field(default_factory=set[DeviceId])
     """The devices that were there once, in any life: nobody can miss others."""
+    resident_bytes: Callable[[DeviceId], int] = lambda _: 0
+    """Of a device, what played runners have in its memory, on top of what is played."""
 
 
 class SimulatedBackend:
@@ -72,7 +74,7 @@ class SimulatedBackend:
         script.seen.update(reading.device_id for reading in found if isinstance(reading, DeviceGPUState))
         if len(self._known) != len(script.seen):
             self._known = tuple(player.facts for player in self._players if player.facts.device_id in script.seen)
-        return tuple(reading for reading in found if reading.device_id in script.seen)
+        return tuple(self._loaded(reading) for reading in found if reading.device_id in script.seen)
 
     def sample_tick(self, tick: int, at: datetime) -> tuple[DeviceGPUState, ...]:
         """Return the readings of any tick, as if every driver answered."""
@@ -81,6 +83,16 @@ class SimulatedBackend:
     def devices(self) -> tuple[DeviceFacts, ...]:
         """Return what each device is, completed from the device table."""
         return self._known
+
+    def _loaded(self, reading: Reading) -> Reading:
+        if not isinstance(reading, DeviceGPUState) or reading.memory_used_bytes is None:
+            return reading
+        if not (resident := self._script.resident_bytes(reading.device_id)):
+            return reading
+        used = reading.memory_used_bytes + resident
+        if reading.memory_total_bytes is not None:
+            used = min(used, reading.memory_total_bytes)
+        return reading.model_copy(update={"memory_used_bytes": used})
 
     def close(self) -> None:
         """Nothing is held."""

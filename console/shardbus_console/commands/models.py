@@ -11,9 +11,10 @@ from shardbus_schemas.commands import RegisterModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.units import bytes_text
 
+from shardbus_console.access_token import with_access
 from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit, needs
-from shardbus_console.options import Json, NatsUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl
 from shardbus_console.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def add(
     *,
     model_id: Annotated[str | None, typer.Option(help="The name to give it. [default: its own]")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the profile, register nothing.")] = False,
+    access_token_file: AccessTokenFile = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 10.0,
     nats_url: NatsUrl = None,
     json: Json = False,
@@ -79,7 +81,10 @@ def add(
     profile = import_model(path, model_id=model_id)
     if not dry_run:
         settings = settings_for(CommonSettings, nats_url=nats_url)
-        answer = asyncio.run(_register(profile, settings, timeout))
+        command = with_access(RegisterModel(profile=profile), access_token_file)
+        answer = asyncio.run(_register(command, settings, timeout))
+        if isinstance(answer, events.CommandRejected):
+            raise CommandError(answer.message, Exit.REFUSED)
         if not isinstance(answer, events.ModelRegistered):
             raise CommandError(f"the placer answered with {type(answer).__name__}", Exit.REFUSED)
     if json:
@@ -89,11 +94,11 @@ def add(
         say("nothing was registered (dry run)" if dry_run else f"{profile.model_id} is registered")
 
 
-async def _register(profile: ModelProfile, settings: CommonSettings, timeout_seconds: float) -> object:
+async def _register(command: RegisterModel, settings: CommonSettings, timeout_seconds: float) -> object:
     from shardbus_console.ask import ask
 
     async with open_bus(settings) as bus:
-        return await ask(bus, RegisterModel(profile=profile), timeout_seconds=timeout_seconds)
+        return await ask(bus, command, timeout_seconds=timeout_seconds)
 
 
 def _catalogue() -> "Catalogue":

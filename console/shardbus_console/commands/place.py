@@ -11,9 +11,10 @@ from shardbus_schemas import commands, events
 from shardbus_schemas.commands import Command
 from shardbus_schemas.ids import InstanceId
 
+from shardbus_console.access_token import with_access
 from shardbus_console.connection import open_bus, settings_for
 from shardbus_console.exits import CommandError, Exit
-from shardbus_console.options import Json, NatsUrl
+from shardbus_console.options import AccessTokenFile, Json, NatsUrl
 from shardbus_console.output import print_json, say
 from shardbus_console.placement_view import print_result
 from shardbus_console.request_options import place_command, request_options
@@ -37,6 +38,7 @@ def place(
     model_id: Annotated[str | None, typer.Argument(help="A model of `shardbus models`.")] = None,
     *,
     model: ModelFile = None,
+    access_token_file: AccessTokenFile = None,
     timeout: Timeout = 10.0,
     nats_url: NatsUrl = None,
     json: Json = False,
@@ -48,7 +50,8 @@ def place(
     faster, 5 if no server or placer answers.
     """
     settings = settings_for(CommonSettings, nats_url=nats_url)
-    answer = asyncio.run(_send(place_command(asked | which_model(model_id, model)), settings, timeout))
+    command = with_access(place_command(asked | which_model(model_id, model)), access_token_file)
+    answer = asyncio.run(_send(command, settings, timeout))
     if json:
         print_json(answer)
     match answer:
@@ -70,13 +73,15 @@ def delete(
     instance_id: Annotated[str, typer.Argument(help="An instance of `shardbus instances`.")],
     *,
     reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    access_token_file: AccessTokenFile = None,
     timeout: Timeout = 10.0,
     nats_url: NatsUrl = None,
     json: Json = False,
 ) -> None:
     """Delete an instance: its memory is free for others."""
     settings = settings_for(CommonSettings, nats_url=nats_url)
-    answer = asyncio.run(_send(commands.Delete(instance_id=InstanceId(instance_id), reason=reason), settings, timeout))
+    command = with_access(commands.Delete(instance_id=InstanceId(instance_id), reason=reason), access_token_file)
+    answer = asyncio.run(_send(command, settings, timeout))
     if json:
         print_json(answer)
     if not isinstance(answer, events.InstanceDeleted):

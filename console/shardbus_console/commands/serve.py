@@ -50,6 +50,12 @@ Scenario = Annotated[
     Path | None, typer.Option("--scenario", metavar="FILE", help="What happens to the fleet that is played.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The simulation's seed.")]
+RunShards = Annotated[
+    bool | None,
+    typer.Option(
+        "--run-shards/--no-run-shards", help="Let the fleet that is played load what is placed on it, and report it."
+    ),
+]
 ProbeListen = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +87,7 @@ def agent(
     simulate: FleetFile = None,
     scenario: Scenario = None,
     seed: Seed = None,
+    run_shards: RunShards = None,
     probe_listen: ProbeListen = None,
     nats_url: NatsUrl = None,
 ) -> None:
@@ -89,7 +96,8 @@ def agent(
     With --once nothing is reported anywhere: it prints what this node is (devices, where their figures come from,
     why the others are unknown) and one look at each device; paste that into a bug report. With --measure each
     device that MLX can compute on is measured, which takes seconds per device; a running agent takes the figures
-    over at its next look. With --simulate the fleet of a file is played instead, with --scenario what happens to it.
+    over at its next look. With --simulate the fleet of a file is played instead, with --scenario what happens to it,
+    with --run-shards as if runtimes loaded there what is placed.
     """
     with needs("agent"):
         from shardbus_agents.settings import AgentSettings
@@ -106,6 +114,7 @@ def agent(
         "simulate": simulate,
         "simulate_scenario": scenario,
         "simulate_seed": seed,
+        "simulate_shards": run_shards,
         "probe_listen": probe_listen,
         "nats_url": nats_url,
     }
@@ -182,6 +191,7 @@ def up(
     simulate: FleetFile = None,
     scenario: Scenario = None,
     seed: Seed = None,
+    run_shards: RunShards = True,
     probe_listen: ProbeListen = None,
     nats_port: Annotated[int, typer.Option(help="Port of the embedded NATS server.", min=0, max=65535)] = 4222,
     postgres_port: Annotated[int, typer.Option(help="Port of the embedded Postgres.", min=0, max=65535)] = 5433,
@@ -202,7 +212,11 @@ def up(
         file = announce(common.data_dir, urls)
         stack.callback(file.unlink, missing_ok=True)
         parts = all_parts(
-            _given(data_dir=data_dir, node_id=node_id, probe_listen=probe_listen, **urls), simulate, seed, scenario
+            _given(data_dir=data_dir, node_id=node_id, probe_listen=probe_listen, **urls),
+            simulate,
+            seed,
+            scenario,
+            run_shards=run_shards,
         )
         settings = CommonSettings(**_given(data_dir=data_dir, **urls))
         say(f"NATS      {urls['nats_url']}")
@@ -232,7 +246,12 @@ def start_servers(
 
 
 def all_parts(
-    flags: Mapping[str, Any], simulate: Path | None, seed: int | None, scenario: Path | None = None
+    flags: Mapping[str, Any],
+    simulate: Path | None,
+    seed: int | None,
+    scenario: Path | None = None,
+    *,
+    run_shards: bool | None = None,
 ) -> "dict[str, Part]":
     """Return every process, with settings from ``flags``; with ``simulate`` a second agent plays that fleet."""
     with needs("all"):
@@ -248,7 +267,8 @@ def all_parts(
         "agent": agent_part(AgentSettings(**flags)),
     }
     if simulate is not None:
-        play = AgentSettings(**shared, simulate=simulate, **_given(simulate_seed=seed, simulate_scenario=scenario))
+        own = _given(simulate_seed=seed, simulate_scenario=scenario, simulate_shards=run_shards)
+        play = AgentSettings(**shared, simulate=simulate, **own)
         parts["simulated-agent"] = agent_part(play)
     return parts
 

@@ -12,6 +12,11 @@ def test_a_device_never_published_is_always_told() -> None:
     assert significant({}, [state()], DEFAULTS, DEVICES) == (state(),)
 
 
+def test_memory_is_worth_telling_in_steps_of_a_share_of_the_total_and_never_below_the_floor() -> None:
+    assert DEFAULTS.memory_step(80 * GIBIBYTE) == 0.8 * GIBIBYTE
+    assert DEFAULTS.memory_step(8 * GIBIBYTE) == DEFAULTS.memory_step(None) == GIBIBYTE / 4
+
+
 def test_only_devices_that_moved_are_told() -> None:
     published = {"a": state("a", compute_utilization_percent=10), "b": state("b", compute_utilization_percent=10)}
     current = [state("a", compute_utilization_percent=15), state("b", compute_utilization_percent=25)]

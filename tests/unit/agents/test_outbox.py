@@ -16,8 +16,9 @@ from shardbus_schemas.events import (
     GPUBandwidthMeasured,
     NodeJoined,
     NodeLeft,
+    ShardReported,
 )
-from shardbus_schemas.ids import BootId, NodeId
+from shardbus_schemas.ids import BootId, DeviceId, InstanceId, NodeId
 from support.readings import NODE, START, after, facts, snapshot, state
 from support.unreliable_bus import UnreliableBus
 
@@ -54,6 +55,17 @@ def link(to_node: str, rate: float) -> Announcement:
 def faulted(device_id: str, code: int, event_id: str) -> Announcement:
     message = DeviceFaulted(
         node_id=NODE, device_id=device_id, kind="xid", code=code, message="it failed", occurred_at=START
+    )
+    return Announcement(message, event_id, START)
+
+
+def shard(instance_id: str, state: Any, event_id: str) -> Announcement:
+    message = ShardReported(
+        instance_id=InstanceId(instance_id),
+        node_id=NODE,
+        device_id=DeviceId("cuda-1"),
+        state=state,
+        occurred_at=START,
     )
     return Announcement(message, event_id, START)
 
@@ -237,6 +249,16 @@ def test_beyond_its_bound_of_what_repeats_itself_the_first_and_the_last_stay() -
     # The one fault of its kind is not drowned, and a device is known before anything is said of it.
     assert stored[:4] == ["e-joined", "e-registered-a", "e-79", "e-31-0"]
     assert stored[-2:] == ["e-31-49", "e-lost-a"]
+
+
+def test_beyond_its_bound_the_last_word_on_each_shard_is_still_kept() -> None:
+    said = [shard("a", "loading", f"e-a-{number}") for number in range(30)]
+    box = outbox(shard("b", "ready", "e-b"), *said, shard("a", "failed", "e-a-last"), capacity=10)
+    bus = UnreliableBus()
+    asyncio.run(box.flush(bus))
+    told = [(each.instance_id, each.state) for each in bus.said(FLEET)]
+    assert len(told) <= 10
+    assert (told[0], told[-1]) == (("b", "ready"), ("a", "failed"))
 
 
 def test_however_much_is_said_while_the_bus_is_away_what_waits_is_bounded() -> None:

@@ -36,7 +36,7 @@ class Told:
         self.boots: list[str] = []
         self.links: list[GPUBandwidthMeasured] = []
 
-    def begin(self, identity: Identity, backend: Backend) -> "Fake":
+    def begin(self, identity: Identity, backend: Backend, runners: object) -> "Fake":
         self.boots.append(identity.boot_id)
         return Fake(identity.node_id, self)
 
@@ -125,7 +125,7 @@ def test_an_agent_that_fails_ends_the_play() -> None:
         told = Told()
         what = scenario(step(1000, "vanish"))
         (node, _) = played_nodes(
-            fleet("a"), what, AgentSettings(), lambda identity, _: Broken(identity.node_id, told), now=lambda: START
+            fleet("a"), what, AgentSettings(), lambda identity, *_: Broken(identity.node_id, told), now=lambda: START
         )
         await asyncio.wait_for(node.run(asyncio.Event()), 5)
 

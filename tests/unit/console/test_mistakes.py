@@ -164,5 +164,6 @@ def test_whoever_cannot_reach_the_live_fleet_is_told_of_the_file() -> None:
     assert_a_persons_mistake(shardbus_here("plan", MODEL), "plan on a file with --fleet FILE", code=5)
 
 
-def test_an_access_token_is_refused_rather_than_ignored() -> None:
-    assert_a_persons_mistake(shardbus_here("place", MODEL, "--access-token", "t0ken"), "access tokens", code=3)
+@pytest.mark.parametrize("command", [("place", MODEL), ("delete", "i")])
+def test_an_access_token_is_never_a_flag(command: tuple[str, ...]) -> None:
+    assert_a_persons_mistake(shardbus_here(*command, "--access-token", "t0ken"), "--access-token-file")

@@ -9,7 +9,7 @@ from shardbus_console.request_options import ONLY_COMMANDS, place_command, reque
 from shardbus_schemas.placement import PlacementRequest
 from typer.testing import CliRunner
 
-FIELDS = set(PlacementRequest.model_fields) - {"model", "model_id"}
+FIELDS = set(PlacementRequest.model_fields) - {"model", "model_id", "access_token"}
 EXAMPLES = {
     "objective": ("throughput", "throughput"),
     "sharding": ("pipeline", "pipeline"),
@@ -27,7 +27,6 @@ EXAMPLES = {
     "runtime_overhead_bytes": ("1000", 1000),
     "deadline_ms": ("250.5", 250.5),
     "command_id": ("mine", "mine"),
-    "access_token": ("t", "t"),
 }
 
 
@@ -120,10 +119,14 @@ def test_a_value_out_of_bounds_is_said_with_its_field(asked: dict[str, object], 
     assert caught.value.code == Exit.USAGE
 
 
-def test_an_access_token_is_refused_since_nobody_would_check_it() -> None:
-    with pytest.raises(CommandError, match="access tokens") as caught:
-        place_command({"model_id": "m", "access_token": "t"})
-    assert caught.value.code == Exit.REFUSED
+def test_no_flag_takes_an_access_token_since_the_list_of_processes_would_show_it() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @request_options
+    def command(*, asked: dict[str, object]) -> None: ...
+
+    assert CliRunner().invoke(app, ["--access-token", "t"]).exit_code == 2
 
 
 def test_a_good_request_is_the_command_that_says_the_same() -> None:

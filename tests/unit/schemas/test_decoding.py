@@ -143,3 +143,10 @@ def test_an_access_token_travels_with_its_command_and_is_not_printed() -> None:
     place = Place(model_id="llama-3.1-8b", access_token="s3cret")
     assert received(encode(place)).message == place
     assert "s3cret" not in repr(place)
+
+
+def test_an_access_token_is_not_repeated_where_it_is_wrong() -> None:
+    with pytest.raises(UnreadableMessageError) as refusal:
+        received(b'{"model_id": "a", "access_token": "' + b"s3cret" * 2000 + b'"}')
+    assert "access_token" in str(refusal.value)
+    assert "s3cret" not in str(refusal.value)

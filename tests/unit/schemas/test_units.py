@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from shardbus_schemas.units import duration_text, rate_of, seconds_of, seconds_text, tokens_text
+from shardbus_schemas.units import bytes_of, duration_text, rate_of, seconds_of, seconds_text, tokens_text
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,23 @@ from shardbus_schemas.units import duration_text, rate_of, seconds_of, seconds_t
 )
 def test_a_bandwidth_is_read_in_bytes_or_bits(text: str, bytes_per_second: float) -> None:
     assert rate_of(text) == pytest.approx(bytes_per_second)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("48GiB", 48 * 2**30), ("500MB", 500_000_000), ("1.5 kB", 1500), ("7B", 7), ("0", 0), ("2TiB", 2**41)],
+)
+def test_an_amount_of_memory_is_read_in_bytes(text: str, count: int) -> None:
+    assert bytes_of(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("48", "the unit is missing"), ("48gib", "did you mean GiB?"), ("all", "write an amount of memory")],
+)
+def test_what_is_no_amount_of_memory_is_said(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        bytes_of(text)
 
 
 @pytest.mark.parametrize(
