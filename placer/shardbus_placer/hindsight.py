@@ -15,6 +15,7 @@ from shardbus_schemas.ids import DeviceKey, InstanceId
 from shardbus_schemas.model import FrozenModel, Seconds
 from shardbus_schemas.placement import ObjectiveName, Placed, RefusalCode, Refused
 
+from shardbus_placer.finding import Found, within_grant
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.naming import instance_id_of
 from shardbus_placer.planning import planned
@@ -32,7 +33,13 @@ PlacementAnswer = (
 
 
 def was_planned(answer: PlacementAnswer) -> bool:
-    """Return whether a planner was asked: an unknown model, a lost race, or who gives way is answered before that."""
+    """Return whether a planner was asked, and can be asked the same again.
+
+    An unknown model, a lost race, or who gives way is answered before that; and what the access token of a refused
+    request permitted, no event says.
+    """
+    if isinstance(answer, events.PlacementRejected) and answer.result.refusal.code == "quota_exceeded":
+        return False
     return result_of(answer).strategy != "none"
 
 
@@ -96,15 +103,9 @@ def redo(answer: PlacementAnswer, state: FleetState, as_of: datetime, rules: Rul
     if rules.objective is not None:
         changes["objective"] = rules.objective
     barred, without, horizon = _given(answer, rules)
-    return planned(
-        replace(wanted, request=wanted.request.model_copy(update=changes)),
-        state,
-        as_of,
-        rules.knowledge,
-        barred=barred,
-        without=without,
-        horizon_tokens=horizon,
-    )
+    again = replace(wanted, request=wanted.request.model_copy(update=changes))
+    result = planned(again, state, as_of, rules.knowledge, barred=barred, without=without, horizon_tokens=horizon)
+    return within_grant(again, Found(result), state).result
 
 
 def _given(answer: PlacementAnswer, rules: Rules) -> tuple[Collection[str], Collection[InstanceId], float | None]:

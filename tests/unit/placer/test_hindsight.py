@@ -8,7 +8,9 @@ import pytest
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
+from shardbus_placer import telling
 from shardbus_placer.decider import decide
+from shardbus_placer.finding import find_place
 from shardbus_placer.hindsight import (
     PlacementAnswer,
     Reckoning,
@@ -23,10 +25,13 @@ from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import BackendPolicy, Policy
 from shardbus_placer.reconcile import reconcile
+from shardbus_placer.wanted import Wanted
 from shardbus_placer.watch import Watch
 from shardbus_schemas import commands, events
+from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
+from shardbus_schemas.ids import CommandId, InstanceId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, Refusal, Refused
@@ -330,3 +335,24 @@ def test_an_instance_that_the_state_does_not_have_cannot_be_planned_again() -> N
     seen = then(with_a_place(state(a=10_000, b=10_000)), LOST)
     answer = by_itself(seen)
     assert redo(answer, state(a=10_000), NOW, Rules(knowing())) is None
+
+
+def test_what_a_grant_permits_holds_again_and_where_nobody_wrote_it_down_nothing_is_said() -> None:
+    seen = state(attic=10_000)
+    few = Grant(subject="anna", memory_bytes=1000)
+    wanted = Wanted(InstanceId("tiny-1"), TINY, decided(seen).request, few)
+    found = find_place(wanted, seen, NOW, knowing())
+    assert isinstance(found.result, Refused)
+    waits = telling.pending(wanted, found.result, seen, NOW, cause="no_room", reason="quota", command_id=CommandId("c"))
+    assert waits.result.refusal.code == "quota_exceeded"
+    assert was_planned(waits)
+    assert compare(result_of(waits), again(waits, seen)).kind == "identical"
+    refused = events.PlacementRejected(
+        command_id=CommandId("c"),
+        model_id=TINY.model_id,
+        request=wanted.request,
+        result=found.result,
+        position=waits.position,
+        model=TINY,
+    )
+    assert not was_planned(refused)
