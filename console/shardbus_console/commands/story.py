@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from shardbus_infra.bus.streams import FLEET
 from shardbus_infra.settings import CommonSettings
 
 from shardbus_console.connection import open_read_model, settings_for
@@ -49,9 +50,11 @@ def story(
             story = await tell_story(log, name)
             if story is None or story.answer is None or story.answer.instance_id != name:
                 return story, None
+            # An archive knows nothing of what came after it.
+            end = None if archive is None else await log.last(FLEET, ">")
             progress = Progress("events looked at")
             try:
-                return story, await read_life(log, name, datetime.now(UTC), progress)
+                return story, await read_life(log, name, end.recorded_at if end else datetime.now(UTC), progress)
             finally:
                 progress.end()
 
@@ -71,8 +74,6 @@ def story(
 
 def _projected(settings: CommonSettings, told: "Story") -> Projected:
     """Return what Postgres has of the decision; that none answers is part of the story."""
-    from shardbus_infra.bus.streams import FLEET
-
     if told.answer is None:
         return Projected(why_not="nothing was decided that it could have")
     try:

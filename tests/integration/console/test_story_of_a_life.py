@@ -49,6 +49,7 @@ def test_a_life_is_told_from_nats_and_the_same_from_its_archive(nats_url: str, t
         "why: rig/cuda:1 was lost with 40 of its 80 layers",
         "asked for by console/ben: place deepseek-r1-distill with priority 10",
         "moved 6 times, 1 shard failure",
+        "deleted, since ",
     ):
         assert said in text.stdout
     told_json = document(shardbus_here("story", NAME, "--json", SHARDBUS_NATS_URL=nats_url))
