@@ -50,10 +50,17 @@ def moment_lines(moments: Sequence[Moment]) -> Iterator[str]:
         if moment.recorded_at.date() != day:
             day = moment.recorded_at.date()
             yield f"{day} UTC"
-        said, *further = [line for line in _told(moment) if line]
+        said, *further = [line for told in _told(moment) if (line := _one_line(told))] or [
+            "for no reason that was given"
+        ]
         at = f"{moment.recorded_at:%H:%M:%S.%f}"[:-3]
         yield f"{at}  {_label(moment):<12}  {said}  ({FLEET} {moment.sequence})"
         yield from (f"{_INDENT}{line}" for line in further)
+
+
+def _one_line(text: str) -> str:
+    """Return anybody's text without its line breaks."""
+    return " ".join(text.split())
 
 
 def _label(moment: Moment) -> str:
@@ -180,9 +187,9 @@ def now_lines(life: Life) -> Iterator[str]:
     if life.status == "deleted":
         yield f"deleted, {since}"
         return
-    yield f"without a place {since}: {life.reason}"
+    yield _one_line(f"without a place {since}: {life.reason}")
     if life.refusal is not None:
-        yield from _refusal(life.refusal, life.reason or "")
+        yield from map(_one_line, _refusal(life.refusal, life.reason or ""))
 
 
 def total_lines(life: Life) -> Iterator[str]:

@@ -33,7 +33,7 @@ def story(
     postgres_url: PostgresUrl = None,
     json: Json = False,
 ) -> None:
-    """Tell an instance's whole life, or a decision's story, from the asking on.
+    """Tell an instance's life, or a decision's whole story.
 
     Who asked for what, and when; the state it was decided on, and how old that was; the plan or the refusal, and why;
     what the read model has of it, if Postgres answers. Of an instance then its life: where it was and why, what its

@@ -87,3 +87,18 @@ def test_what_led_to_something_and_is_not_there_any_more_is_named() -> None:
     told = Telling()
     told.say(placed_event(NAME, asked=told.who(0, "unknown")), 0.5, because="cli-bare")
     assert "asked for by a sender without a name: place tiny" in list(moment_lines(lived(told).moments))[-1]
+
+
+def test_a_reason_of_several_lines_or_of_none_does_not_break_the_lines() -> None:
+    told = Telling()
+    told.say(placed_event(NAME).model_copy(update={"plan": FIRST}), 0)
+    waits = events.InstancePending(
+        instance_id=NAME, cause="drained", reason="", result=refused("so\nit is"), position=NOWHERE
+    )
+    told.say(waits, 1)
+    told.say(waits.model_copy(update={"reason": "first\n\nsecond", "result": refused("")}), 2)
+    lines = list(moment_lines(lived(told).moments))
+    assert not any("\n" in line for line in lines)
+    assert any("no place      before, it was on" in line for line in lines)
+    assert "insufficient_memory: so it is" in "".join(lines)
+    assert any("still none    first second" in line for line in lines)
