@@ -6,13 +6,14 @@ from datetime import datetime
 from typing import Final, Literal
 
 from shardbus_infra.bus.port import Log, Stored, StreamMissingError
+from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET, TELEMETRY
 from shardbus_schemas import commands, events, subjects
 from shardbus_schemas.envelope import TYPE
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
-from shardbus_schemas.registry import Received
+from shardbus_schemas.registry import Received, UnreadableMessageError
 
 from shardbus_eventstore.life_reading import messages_on, read
 from shardbus_eventstore.live import read_state
@@ -204,7 +205,7 @@ async def _of_unanswered(reading: Log, name: str) -> Story | None:
 async def _waiting(reading: Log, name: str) -> CommandPart | None:
     async with contextlib.aclosing(_messages_of_queue(reading)) as queue:
         async for stored in queue:
-            received = read(stored)
+            received = _understood(stored)
             if received is None or not isinstance(received.message, commands.Command):
                 continue
             if name in {received.message.command_id, received.envelope.event_id}:
@@ -221,7 +222,7 @@ async def _waiting(reading: Log, name: str) -> CommandPart | None:
 async def _buried(reading: Log, name: str) -> CommandPart | None:
     async with contextlib.aclosing(messages_on(reading, DEAD, (subjects.dead(COMMANDS),))) as letters:
         async for stored in letters:
-            received = read(stored)
+            received = _understood(stored)
             letter = None if received is None else received.message
             if isinstance(letter, events.DeadLettered) and name in letter.headers.values():
                 kind = letter.headers.get(TYPE, "a command")
@@ -236,3 +237,11 @@ async def _messages_of_queue(reading: Log) -> AsyncGenerator[Stored]:
         for sequence in range(max(1, info.first_sequence), info.last_sequence + 1):
             if (stored := await reading.get(COMMANDS, sequence)) is not None:
                 yield stored
+
+
+def _understood(stored: Stored) -> Received[FrozenModel] | None:
+    """Return what a message means that no fold takes in: a command, or a letter; ``None`` if that cannot be read."""
+    try:
+        return receive(stored)
+    except UnreadableMessageError:
+        return None

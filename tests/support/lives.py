@@ -3,12 +3,11 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from shardbus_eventstore.intake import take
+from shardbus_eventstore.intake import examine, take
 from shardbus_eventstore.life import Led, Life, ids_to_find, life_of
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.port import Bus, Outgoing, Stored
 from shardbus_infra.bus.publish import outgoing
-from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET
 from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts
@@ -127,7 +126,7 @@ class Telling:
 
     def life(self, name: str = NAME, *, now: datetime | None = None) -> Life | None:
         """Return the life that it tells, with all that led to it."""
-        received = [receive(stored) for stored in self.stored]
+        received = examine(self.stored).received
         wanted = ids_to_find(name, received)
         led = {one.envelope.event_id: one for one in received if one.envelope.event_id in wanted}
         answers = {

@@ -117,3 +117,13 @@ def test_what_cannot_be_read_is_left_out_and_a_cause_that_is_gone_is_named() -> 
     assert life is not None
     assert (life.status, len(life.moments), life.totals.seconds) == ("placed", 2, 9)
     assert (life.moments[1].because, life.moments[1].causation_id) == (None, "long-gone")
+
+
+def test_what_the_fold_refuses_is_no_part_of_the_life() -> None:
+    told = Telling()
+    told.say(placed_event(NAME), 0)
+    replaced(told, SECOND, 5, "moved", "a \0 that no column holds", because="x")
+    life, _ = read(told)
+    assert life is not None
+    assert [moment.kind for moment in life.moments] == ["placed"]
+    assert told.state.instances[NAME].reason is None
