@@ -5,6 +5,7 @@ more of them, for a condition) are cut again, and are better. So a better plan e
 one would be is not said.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
@@ -69,8 +70,9 @@ def _pace(problem: Problem, cut: Cut) -> Binding:
     if len(order) == 1:
         why = f"all is on {name_of(unit)}, which takes {layers}"
     elif latency:
-        share = percent(most[where] / cut.cost) if cut.cost else "all"
-        why = f"{name_of(unit)} takes {hop if by_hop else layers}, {share} of the {seconds_text(cut.cost)} for a token"
+        waited = math.fsum(together)
+        share = percent(most[where] / waited) if waited else "all"
+        why = f"{name_of(unit)} takes {hop if by_hop else layers}, {share} of the {seconds_text(waited)} for a token"
     else:
         said = (hop, layers) if by_hop else (layers, hop)
         tied = sum(1 for time in together if time >= together[where] * (1 - TIED)) - 1
@@ -191,4 +193,5 @@ def _change(problem: Problem, cut: Cut, better: Cut) -> str:
     if problem.objective == "score":
         return f"the score would be {-better.cost:.4g} or more instead of {-cut.cost:.4g}"
     what = "the slowest stage" if problem.objective == "throughput" else "a token"
-    return f"{what} would take {seconds_text(better.cost)} or less instead of {seconds_text(cut.cost)}"
+    times = f"{seconds_text(better.cost)} or less instead of {seconds_text(cut.cost)}"
+    return f"{what} would take {times}{problem.counted_in}"

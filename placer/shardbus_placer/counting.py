@@ -102,9 +102,10 @@ class Counting:
     ) -> None:
         """Add that the units hold no more than they have room for; in whole layers where all are of one kind."""
         used, first, last = flags
-        model, memory = self.model, self.problem.memory
+        model, problem, memory = self.model, self.problem, self.problem.memory
         total = [(column, 1.0) for column in counts]
-        if len(representatives) == 1:
+        # Layers that differ in what it takes to fetch them may all the same be of one size.
+        if len(representatives) == 1 or (problem.moves and memory.even):
             size = memory.prefix[1]
 
             def fewer(extra: int) -> int:

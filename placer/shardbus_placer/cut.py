@@ -120,20 +120,19 @@ class _Weighing:
 
     def best(self, below: float, *, fine: bool) -> Cut | None:
         """Return the cheapest cut that costs less than ``below``."""
-        easiest = self.within(math.inf)
-        if easiest is None:
-            return None
-        best, width = None, FINE if fine else COARSE
-        if easiest[0].cost < below:
-            best, below = easiest[0], easiest[0].cost
-        open_between = [(0.0, easiest[1], easiest[2])]
+        best: Cut | None = None
+        width = FINE if fine else COARSE
+        steps = [unit.moving.steps for unit in self.order if unit.moving is not None]
+        least_of_all = sum(map(min, zip(*steps, strict=True))) + self.problem.least_moved_ends
+        open_between = [(0.0, math.inf, least_of_all * (1 - ROUNDING))]
         while open_between:
             low, pace, least = open_between.pop()
             # Whatever is quicker than ``pace`` fetches at least as much, so to be cheaper it must be quicker than this.
             high = min(pace * (1 - FINE), below * (1 - width) - least)
             if high <= low * (1 + width):
                 continue
-            near = high - low <= NEAR * high
+            # The first is asked about all that may be cheaper, the others halve what is left between two of them.
+            near = pace == math.inf or high - low <= NEAR * high
             middle = high if near else (low + high) / 2
             found = self.within(middle)
             if not near:
@@ -284,7 +283,8 @@ def _cheapest(problem: Problem, order: tuple[Unit, ...], most_seconds: list[floa
     for position, unit in enumerate(order):
         plain = unit.pin is None and (unit.seconds_by_count is None or problem.objective == "score")
         if plain and unit.seconds_by_count is None and 0 < position < last:
-            step, came = _slide(problem, unit, best, _room(problem, order, position), most_seconds[position])
+            room, furthest = _room(problem, order, position), layers - (last - position)
+            step, came = _slide(problem, unit, best, room, most_seconds[position], furthest)
         else:
             step, came = dict[int, float](), dict[int, int]()
             running = _running_cost(problem, unit)
@@ -305,7 +305,7 @@ def _cheapest(problem: Problem, order: tuple[Unit, ...], most_seconds: list[floa
 
 
 def _slide(
-    problem: Problem, unit: Unit, best: dict[int, float], room: int, most_seconds: float
+    problem: Problem, unit: Unit, best: dict[int, float], room: int, most_seconds: float, furthest: int
 ) -> tuple[dict[int, float], dict[int, int]]:
     if room < 0:
         return {}, {}
@@ -315,7 +315,7 @@ def _slide(
     window: deque[tuple[int, float]] = deque()
     step: dict[int, float] = {}
     came: dict[int, int] = {}
-    for end in range(min(best) + 1, problem.layers):
+    for end in range(min(best) + 1, furthest + 1):
         so_far = best.get(end - 1)
         if so_far is not None:
             offer = so_far - running[end - 1]

@@ -127,7 +127,7 @@ def _with_one_more(problem: Problem, cut: Cut, unit: Unit) -> str | None:
     hop = max(problem.hop_after(found.order))
     return (
         f"not needed: with it {_what(problem)} would take {seconds_text(found.cost)} instead of "
-        f"{seconds_text(cut.cost)}, hops of up to {seconds_text(hop)} included"
+        f"{seconds_text(cut.cost)}, hops of up to {seconds_text(hop)} included{problem.counted_in}"
     )
 
 

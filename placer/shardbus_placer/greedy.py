@@ -7,6 +7,7 @@ of tries is bounded, not the time, so that equal problems give equal plans on an
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from shardbus_schemas.ids import DeviceKey
 
@@ -14,7 +15,7 @@ from shardbus_placer.cut import Cut, best_cut
 from shardbus_placer.problem import Problem, Unit
 
 AT_LEAST = 40
-"""Orders that are tried however late it is: some answer is better than none."""
+"""Orders that are tried however late it is, unless the search says otherwise: some answer is better than none."""
 EVERY_LENGTH_UP_TO = 8
 """Of longer chains not every length is tried."""
 FEW = 32
@@ -33,6 +34,8 @@ class Search:
     best: Cut | None = None
     ungrouped: "tuple[Search, float] | None" = None
     """The search among plans without tensor groups and a cost that none of them is below, where it was made apart."""
+    at_least: int = AT_LEAST
+    """Orders that are tried however late it is."""
     tried: set[tuple[tuple[str, ...], ...]] = field(default_factory=set)
 
     def offer(self, order: Sequence[Unit]) -> bool:
@@ -69,7 +72,7 @@ class Search:
     @property
     def exhausted(self) -> bool:
         """Whether no more may be tried."""
-        return self.tries_left <= 0 or (len(self.tried) >= AT_LEAST and self.out_of_time())
+        return self.tries_left <= 0 or (len(self.tried) >= self.at_least and self.out_of_time())
 
 
 def improve(state: Search) -> None:
@@ -77,7 +80,8 @@ def improve(state: Search) -> None:
     improved = state.best is not None
     while improved and not state.exhausted:
         assert state.best is not None  # only set, never unset
-        improved = any(state.offer(order) for order in _neighbours(state.problem, state.best.order))
+        orders = takewhile(lambda _: not state.exhausted, _neighbours(state.problem, state.best.order))
+        improved = any(state.offer(order) for order in orders)
 
 
 def starts(problem: Problem) -> Iterator[Sequence[Unit]]:

@@ -1,10 +1,17 @@
 """The interval program: a column per unit and layer range. Exact for unequal layers, any hops and any links."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from shardbus_placer.formulation import LinearModel, Price, Terms, uniform_hop
 from shardbus_placer.problem import Problem, Unit
+
+LOOKS_PER_COLUMN = 10
+"""As long as it takes to add a column, so many pairs of a unit and a node are looked at."""
+SLACK = 1e-7
+"""Relative slack: a plan exactly as good as the limit must not fall out."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,17 @@ def interval_program(problem: Problem, *, cutoff: float | None, floor: float, mo
     longest = price.limit if problem.objective == "throughput" else float("inf")
     room_left = most_columns - (0 if hop is not None else len(units) * len(problem.nodes) * layers)
     found: list[tuple[int, int, int]] = []
+    worth = Worth(problem, price.limit, floor) if problem.moves else None
+    if worth is not None:
+        room_left = most_columns
     for i, unit in enumerate(units):
         for start in range(layers):
             if len(found) > room_left:
                 return None
-            found += [(i, start, end) for end in _range_ends(problem, unit, start, longest)]
+            ends = _range_ends(problem, unit, start, longest, worth)
+            found += [(i, start, end) for end in ends]
+    if worth is not None and hop is None and len(found) + _hop_columns(problem, found) > most_columns:
+        return None
     used = [model.binary() for _ in units]
     ranges: dict[int, tuple[int, int, int]] = {}
     of_unit: list[list[int]] = [[] for _ in units]
@@ -100,13 +113,58 @@ def _hop(
         model.row([*into[node], *((column, -1.0) for column in starting.get((node, bound), []))], 0, 0)
 
 
-def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float) -> list[int]:
+def _hop_columns(problem: Problem, found: Sequence[tuple[int, int, int]]) -> int:
+    """Return how many columns ``_hop`` adds at most for these ranges, and what it takes to look for them."""
+    ending = {(i, end) for i, _, end in found}
+    starting = {(problem.units[i].node, start) for i, start, _ in found}
+    nodes = Counter(start for _, start in starting)
+    looked_at = len(ending) * len(problem.nodes) + problem.layers * len(problem.units)
+    return sum(nodes[end] for _, end in ending) + looked_at // LOOKS_PER_COLUMN
+
+
+class Worth:
+    """Which ranges may be in a plan that costs no more than a limit, where moving has a price.
+
+    A range's price, with every layer outside of it where that costs the least, is below that of every plan with it.
+    """
+
+    def __init__(self, problem: Problem, limit: float, floor: float) -> None:
+        """``floor``: seconds that no plan's slowest stage is below."""
+        self.problem, self.limit, self.floor = problem, limit * (1 + SLACK), floor
+        self.latency = problem.objective == "latency"
+        least = problem.least_by_layer if self.latency else problem.least_moved_by_layer
+        self.least = tuple(accumulate(least, initial=0.0))
+        self.ends = problem.least_moved_ends
+        self.hop = min((seconds for seconds in problem.least_hops if seconds is not None), default=0.0)
+
+    def ends_after(self, unit: Unit, start: int, ends: Iterable[int]) -> Iterator[int]:
+        """Yield those of ``ends`` with which the range may be in such a plan."""
+        least, layers = self.least, self.problem.layers
+        running = unit.running if self.latency or unit.moving is None else unit.moving.layers
+        for end in ends:
+            cost = least[-1] + running[end] - running[start] - (least[end] - least[start])
+            if cost > self.limit:  # longer ranges cost no less
+                return
+            seconds = unit.stage_seconds(start, end, last=end == layers)
+            if self.latency:
+                cost += self.hop * ((start > 0) + (end < layers))
+                if unit.seconds_by_count is not None:
+                    cost += seconds
+            else:
+                cost += self.ends + max(self.floor, seconds)
+            if cost <= self.limit:
+                yield end
+            elif not self.latency and unit.seconds_by_count is None:
+                return  # nor do they take less time
+
+
+def _range_ends(problem: Problem, unit: Unit, start: int, most_seconds: float, worth: Worth | None = None) -> list[int]:
     memory, layers = problem.memory, problem.layers
     ends = (
         range(start + 1, layers + 1) if unit.pin is None else range(start + unit.pin, min(start + unit.pin, layers) + 1)
     )
     found: list[int] = []
-    for end in ends:
+    for end in ends if worth is None else worth.ends_after(unit, start, ends):
         if memory.prefix[end] - memory.prefix[start] > unit.room_bytes:
             break
         fits = memory.stage(start, end) <= unit.room_bytes

@@ -18,6 +18,7 @@ there, at the rate of the slowest of its links; a device whose part changes fetc
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -67,6 +68,11 @@ class Moving:
     both: float
     """For both, on a stage that is first and last at once."""
 
+    @cached_property
+    def steps(self) -> tuple[float, ...]:
+        """What each layer adds."""
+        return tuple(end - start for start, end in pairwise(self.layers))
+
     def of(self, start: int, end: int) -> float:
         """Return the figure for the layers ``start`` to ``end``, the ends of the model included."""
         total = self.layers[end] - self.layers[start]
@@ -109,8 +115,15 @@ class Moves:
         self._pieces = [_Piece(start, end, 0) for start, end in pairwise(inside)]
         self._embedding = _Piece(0, 0, memory.embedding, is_end=True)
         self._head = _Piece(model.layers, model.layers, memory.head, is_end=True)
-        self._sources = _sources(self._held)
+        pieces = [*self._pieces, self._embedding, self._head]
+        # In the order of the rates below: layers, embedding, head.
+        self._sources = {
+            piece: [devices for holding, devices in _sources(self._held) if self._covers(holding, piece)]
+            for piece in pieces
+        }
         self._known: dict[tuple[DeviceKey | NodeId, int], tuple[Moving, Moving]] = {}
+        self._by_node: dict[NodeId, list[float]] = {}
+        self._sized: dict[tuple[_Piece, int], list[int]] = {}
         self._alike: dict[tuple[float, ...], tuple[Moving, Moving]] = {}
 
     @property
@@ -160,17 +173,15 @@ class Moves:
     def _transfers(self, stage: Stage) -> list[Transfer]:
         """Return what each device of a stage fetches, together for each source."""
         of, first, last = len(stage.devices), stage.start_layer == 0, stage.end_layer == self._model.layers
-        pieces = [
-            _Piece(max(piece.start, stage.start_layer), min(piece.end, stage.end_layer), 0) for piece in self._pieces
-        ]
-        pieces = [piece for piece in pieces if piece.start < piece.end]
+        pieces = [piece for piece in self._pieces if piece.start < stage.end_layer and stage.start_layer < piece.end]
         pieces += [self._embedding] * (first and not (last and self._model.tied_embedding)) + [self._head] * last
         found: list[Transfer] = []
         for device in stage.devices:
             by_way: dict[_Way, int] = {}
             for piece in pieces:
                 way = self._way(device, of, piece)
-                size = sum(self._sizes(piece, of))
+                inside = slice(max(0, stage.start_layer - piece.start), stage.end_layer - piece.start)
+                size = sum(self._sizes(piece, of)[slice(None) if piece.is_end else inside])
                 if way.rate < math.inf and size:
                     by_way[way] = by_way.get(way, 0) + size
             found += [
@@ -185,12 +196,27 @@ class Moves:
         """Return the bytes, and the seconds, for one of so many devices of a stage; shared by those who fetch alike."""
         key = (device if device in self._held else device.node_id, of)
         if key not in self._known:
-            pieces = [*self._pieces, self._embedding, self._head]
-            rates = tuple(self._way(device, of, piece).rate for piece in pieces)
+            rates = self._rates(device, of)
             if (*rates, of) not in self._alike:
                 self._alike[*rates, of] = self._summed(rates, of)
             self._known[key] = self._alike[*rates, of]
         return self._known[key]
+
+    def _rates(self, device: DeviceKey, of: int) -> tuple[float, ...]:
+        """Return the rate at which a device gets each piece."""
+        own = self._held.get(device)
+        if own is not None and own.of != 1:
+            return tuple(self._way(device, of, piece).rate for piece in self._sources)
+        if device.node_id not in self._by_node:
+            self._by_node[device.node_id] = [
+                self._quickest(device.node_id, None, piece).rate for piece in self._sources
+            ]
+        rates = self._by_node[device.node_id]
+        if own is None:
+            return tuple(rates)
+        return tuple(
+            math.inf if self._covers(own, piece) else rate for piece, rate in zip(self._sources, rates, strict=True)
+        )
 
     def _summed(self, rates: Sequence[float], of: int) -> tuple[Moving, Moving]:
         sizes = [
@@ -218,22 +244,27 @@ class Moves:
 
     def _sizes(self, piece: _Piece, of: int) -> list[int]:
         """Return the bytes that one of so many devices holds of each layer of a piece, or of an end."""
-        share = tensor.largest_share(self._model, of)
-        assert share is not None  # or it would be no stage
-        whole = [piece.size] if piece.is_end else self._model.bytes_by_layer[piece.start : piece.end]
-        return [tensor.share_bytes(size, share) for size in whole]
+        if (piece, of) not in self._sized:
+            share = tensor.largest_share(self._model, of)
+            assert share is not None  # or it would be no stage
+            whole = [piece.size] if piece.is_end else self._model.bytes_by_layer[piece.start : piece.end]
+            self._sized[piece, of] = [tensor.share_bytes(size, share) for size in whole]
+        return self._sized[piece, of]
 
     def _way(self, device: DeviceKey, of: int, piece: _Piece) -> _Way:
-        """Return the quickest way; of equally quick ones that from the first device, before that from afar."""
+        """Return the quickest way; of equally quick ones the first device's, and that from afar last."""
         own = self._held.get(device)
         if own is not None and own.of in (1, of) and self._covers(own, piece):
             return _Way(math.inf, device)
+        return self._quickest(device.node_id, device, piece)
+
+    def _quickest(self, node: NodeId, device: DeviceKey | None, piece: _Piece) -> _Way:
+        """Return the quickest way to a device of a node; ``None`` is any that has no part of the piece."""
         best = _Way(self._from_afar, None)
-        for holding, devices in self._sources:
-            if self._covers(holding, piece):
-                rate = min(self._rate(source, device) for source in devices)
-                if rate > best.rate or (rate == best.rate and best.source is None):
-                    best = _Way(rate, devices[0])
+        for devices in self._sources[piece]:
+            rate = min(math.inf if source == device else self._rate(source, node) for source in devices)
+            if rate > best.rate or (rate == best.rate and best.source is None):
+                best = _Way(rate, devices[0])
         return best
 
     def _covers(self, holding: Holding, piece: _Piece) -> bool:
@@ -244,13 +275,9 @@ class Moves:
             return begins or ends
         return begins if piece.start == 0 else ends
 
-    def _rate(self, source: DeviceKey, device: DeviceKey) -> float:
-        if source == device:
-            return math.inf
-        if source.node_id == device.node_id:
-            link = self._links.inside.get(source.node_id)
-        else:
-            link = self._links.between.get((source.node_id, device.node_id))
+    def _rate(self, source: DeviceKey, node: NodeId) -> float:
+        here = source.node_id
+        link = self._links.inside.get(here) if here == node else self._links.between.get((here, node))
         return 0.0 if link is None else link.bandwidth_bytes_per_second
 
 

@@ -16,6 +16,7 @@ from shardbus_placer.problem import ROUNDING, Problem, Unit
 from shardbus_placer.reduction import without_the_useless
 from shardbus_placer.solution import CLOSED
 from shardbus_placer.solver_pulp import Session, Solution, Status
+from shardbus_placer.standing import relieve
 from shardbus_placer.walk import MOST_ROUNDS, STEPS_PER_SECOND
 
 MOST_COLUMNS = 60_000
@@ -24,6 +25,10 @@ COLUMNS_PER_SECOND = 40_000
 """How large an interval program may be for the time that is left: building it alone takes some of it."""
 SINGLE_SHARE = 0.6
 """Share of the time left that plans without tensor groups may take before those with groups are looked at."""
+RELIEF_SHARE = 0.5
+"""Share of the time left that looking for a plan near the old one may take before the exact program."""
+MOST_RELIEFS = 200
+"""Orders that are tried in it at most."""
 NOT_TRIED = "not tried"
 
 
@@ -85,7 +90,7 @@ class _Proof:
     def steps(self) -> list[Callable[[], None]]:
         """Return what to try, the cheapest first; where counting proved enough, one step for a second proof."""
         if self.problem.moves and self.problem.objective == "throughput":
-            return [self.keep_unmoved_pace] if self.closed else [self.keep_unmoved_pace, self.cut_layers]
+            return [self.keep_unmoved_pace] if self.closed else [self.keep_unmoved_pace, self.relieve, self.cut_layers]
         if self.closed and self.problem.objective != "throughput":
             return [lambda: self.count(with_hops=False)]
         if self.closed:
@@ -132,6 +137,15 @@ class _Proof:
             self.slowest = found.bound
             self.bound = max(self.bound or 0.0, (found.bound + least) * (1 - ROUNDING))
 
+    def relieve(self) -> None:
+        """Look for a better plan near the best one."""
+        until = self.seconds_left() * (1 - RELIEF_SHARE)
+        state, whole = self.state, self.state.out_of_time
+        state.tries_left, state.out_of_time = MOST_RELIEFS, lambda: self.seconds_left() <= until
+        relieve(state)
+        state.out_of_time = whole
+        state.polish()
+
     def count(self, *, with_hops: bool) -> None:
         """Solve the counting program, adding rows of connection until none is broken."""
         best = self.state.best
@@ -142,6 +156,9 @@ class _Proof:
             return  # the program with all hops was solved, and says more
         program = Counting(smaller, None if best is None else best.cost, with_hops=with_hops)
         session = Session(program.model)
+        if self.problem.moves:
+            # A bound at once: with several kinds of layers the program in whole numbers may take all the time.
+            self._learn_bound(session.solve(self.seconds_left(), relaxed=True), program.scale)
         for _ in range(MOST_ROUNDS):
             self._learn(session.solve(self.seconds_left()), program.scale)
             if self.impossible or not self.last.values:
@@ -173,7 +190,10 @@ class _Proof:
 
     def exhaust(self) -> None:
         """Try every order, where there are few: what was tried so needs no further proof."""
-        if all_orders(self.problem, self.state, self.seconds_left):
+        problem, best = self.problem, self.state.best
+        if problem.moves and best is not None:
+            problem = without_the_useless(problem, best.cost)
+        if all_orders(problem, self.state, self.seconds_left):
             if self.state.best is None:
                 self.impossible = True
             else:
@@ -192,10 +212,14 @@ class _Proof:
                 self.impossible = True
             else:
                 self.bound = best.cost
-        elif solution.bound is not None:
+        else:
+            self._learn_bound(solution, scale)
+        self.by_solver = self.by_solver or solution.status == "infeasible" or bool(solution.values)
+
+    def _learn_bound(self, solution: Solution, scale: float) -> None:
+        if solution.bound is not None:
             bound = solution.bound * scale
             self.bound = bound if self.bound is None else max(self.bound, bound)
-        self.by_solver = self.by_solver or solution.status == "infeasible" or bool(solution.values)
 
     def _take(self, orders: Sequence[Sequence[Unit] | None]) -> None:
         """Keep the orders that a solution stands for if they are better, and what is a small change away from them."""

@@ -34,7 +34,7 @@ from shardbus_placer.runner_up import best_rival, is_better, runner_up_of
 from shardbus_placer.settle import settle
 from shardbus_placer.situation import Situation
 from shardbus_placer.solution import hops_of, movement_in, objective_of, prediction_of, stages_of
-from shardbus_placer.standing import standing_orders
+from shardbus_placer.standing import NOTHING_STANDS, standing
 
 GREEDY_SHARE = 0.3
 """Share of the deadline that the search for a plan in hand may take when the machine is slow."""
@@ -106,9 +106,11 @@ def plan(
         )
 
     easy, reason = _easy(situation)
+    if horizon is not None:
+        reason += f"; what is fetched counts, spread over {horizon:g} tokens"
     searching = elapsed()
     late = GREEDY_SHARE * request.deadline_ms / 1e3
-    begin_with = () if horizon is None or moves is None else standing_orders(problem, moves.holders)
+    begin_with = NOTHING_STANDS if horizon is None or moves is None else standing(problem, moves.holders)
     state, bound = plan_in_hand(problem, lambda: elapsed() > late, begin_with)
     greedy = state.best
     if easy and greedy is not None and proves(greedy, bound):

@@ -104,6 +104,11 @@ class Problem:
         """Whether what must be fetched is part of the price: then layers differ by where they lie."""
         return any(unit.moving is not None for unit in self.units)
 
+    @property
+    def counted_in(self) -> str:
+        """What is said behind a cost that is more than seconds of decoding."""
+        return ", what is fetched counted in" if self.moves else ""
+
     @cached_property
     def unmoved(self) -> "Problem":
         """The same without a price on moving: no plan costs less there than here less ``least_moved``."""
@@ -175,7 +180,7 @@ class Problem:
     def most_layers(self, unit: Unit) -> int:
         """Return how many layers fit on a unit at most, wherever they lie and without embedding or head."""
         prefix, best, start = self.memory.prefix, 0, 0
-        if self.even:
+        if self.even or (self.moves and self.memory.even):
             return self.layers if prefix[1] == 0 else min(self.layers, unit.room_bytes // prefix[1])
         for end in range(1, self.layers + 1):
             while prefix[end] - prefix[start] > unit.room_bytes:

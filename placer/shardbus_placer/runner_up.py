@@ -186,7 +186,8 @@ def _price(problem: Problem, cost: float, other: float, loss: float) -> str:
     if problem.objective == "score":
         return f"the score would be {-other:.4g} instead of {-cost:.4g}, {percent(loss)} less"
     what = "the slowest stage" if problem.objective == "throughput" else "a token"
-    return f"{what} would take {seconds_text(other)} instead of {seconds_text(cost)}, {percent(loss)} more"
+    times = f"{seconds_text(other)} instead of {seconds_text(cost)}"
+    return f"{what} would take {times}, {percent(loss)} more{problem.counted_in}"
 
 
 def percent(share: float) -> str:

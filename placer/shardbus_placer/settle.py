@@ -22,6 +22,8 @@ SAME = 1e-9
 """Relative difference below which two costs are equal."""
 MOST_STAGES_PRICED = 1000
 """Stages of changed plans that are priced at most, each way: counted, so that no plan depends on the machine."""
+DEARER = 10
+"""Where moving has a price a stage less is seldom as good, and takes so many times as long to find out."""
 MOST_PASSES = 8
 """How often all changes are gone through."""
 
@@ -30,6 +32,8 @@ def settle(problem: Problem, cut: Cut, moves: Moves | None) -> Cut:
     """Return the plan to take among those that cost no more than ``cut``."""
     limit = cut.cost + SAME * abs(cut.cost)
     state = _Settling(problem, moves, limit, cut)
+    if problem.moves:
+        state.drops_left //= DEARER
     for _ in range(MOST_PASSES):
         before = state.cut
         while state.drops_a_stage():
@@ -40,6 +44,16 @@ def settle(problem: Problem, cut: Cut, moves: Moves | None) -> Cut:
         if state.cut == before:
             break
     return state.cut
+
+
+def moved_bytes(cut: Cut, moves: Moves | None) -> int:
+    """Return the bytes that all stages fetch; 0 where nobody holds anything, for then every plan does."""
+    stages = zip(cut.order, pairwise(cut.bounds), strict=True)
+    return sum(_moved(unit, start, end, moves) for unit, (start, end) in stages)
+
+
+def _moved(unit: Unit, start: int, end: int, moves: Moves | None) -> int:
+    return moves.bytes(unit.devices, start, end) if moves is not None and moves.holders else 0
 
 
 def _balanced(problem: Problem, cut: Cut) -> Cut:
@@ -141,11 +155,11 @@ class _Settling:
         unit, start, end = order[at], bounds[at], bounds[at + 1]
         elsewhere = {device for other in order if other is not unit for device in other.devices}
         needed = self.problem.memory.stage(start, end)
-        best = (self._moved(unit, start, end), unit.devices)
+        best = (_moved(unit, start, end, self.moves), unit.devices)
         for other in alike:
             if other.room_bytes < needed or not elsewhere.isdisjoint(other.devices):
                 continue
-            rank = (self._moved(other, start, end), other.devices)
+            rank = (_moved(other, start, end, self.moves), other.devices)
             if rank >= best:
                 continue
             changed = (*order[:at], other, *order[at + 1 :])
@@ -208,21 +222,13 @@ class _Settling:
         found = Cut(order, bounds, cost_of(problem, order, bounds))
         if found.cost > self.limit:
             return False
-        before, after = self._moved_in(self.cut), self._moved_in(found)
+        before, after = moved_bytes(self.cut, self.moves), moved_bytes(found, self.moves)
         names, known = [unit.devices for unit in order], [unit.devices for unit in self.cut.order]
         # A nicer order alone is not worth a slower one.
         if after > before or (after == before and ((names, bounds) >= (known, self.cut.bounds) or self._slower(found))):
             return False
         self.cut = found
         return True
-
-    def _moved_in(self, cut: Cut) -> int:
-        stages = zip(cut.order, pairwise(cut.bounds), strict=True)
-        return sum(self._moved(unit, start, end) for unit, (start, end) in stages)
-
-    def _moved(self, unit: Unit, start: int, end: int) -> int:
-        """Return the bytes that a stage fetches; nothing where nobody holds anything, for then every plan does."""
-        return self.moves.bytes(unit.devices, start, end) if self.moves is not None and self.holders else 0
 
     def _slower(self, found: Cut) -> bool:
         """Return whether a token waits longer, or the slowest stage is slower."""

@@ -8,10 +8,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from shardbus_placer.candidates import survey
 from shardbus_placer.cut import Cut, best_cut, cost_of
+from shardbus_placer.links import Links as Ways
 from shardbus_placer.links import links_of
+from shardbus_placer.movement import Held, Moves
 from shardbus_placer.policy import Policy
 from shardbus_placer.problem import Problem, device_scores, formulate
-from shardbus_placer.settle import Held, moved_bytes, settle
+from shardbus_placer.settle import moved_bytes, settle
+from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import ObjectiveName
 from support.small_cases import Links, Shape, small_case
 
@@ -19,7 +22,7 @@ POLICY = Policy()
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn) -> tuple[Problem, Ways, ModelProfile]:
     objective: ObjectiveName = draw(st.sampled_from(["throughput", "latency", "score"]))
     shape = Shape(
         devices=draw(st.sampled_from([(1, 1), (3,), (2, 1, 1), (1, 1, 1), (2, 2), (4,), (1, 1, 1, 1)])),
@@ -36,7 +39,8 @@ def problems(draw: st.DrawFn) -> Problem:
     surveyed = survey(case.fleet, case.model, case.request, POLICY)
     assume(surveyed.candidates)
     links = links_of(case.fleet, POLICY)
-    return formulate(surveyed, links, case.model, case.request, device_scores(surveyed, links, POLICY))
+    problem = formulate(surveyed, links, case.model, case.request, device_scores(surveyed, links, POLICY))
+    return problem, links, case.model
 
 
 def _plans(problem: Problem) -> Iterator[Cut]:
@@ -53,18 +57,20 @@ def _devices(cut: Cut) -> int:
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(problem=problems(), which=st.integers(0, 60), data=st.data())
+@given(case=problems(), which=st.integers(0, 60), data=st.data())
 def test_what_is_settled_is_a_plan_no_worse_no_larger_and_moves_no_more(
-    problem: Problem, which: int, data: st.DataObject
+    case: tuple[Problem, Ways, ModelProfile], which: int, data: st.DataObject
 ) -> None:
+    problem, links, model = case
     plans = list(islice(_plans(problem), which + 1))
     assume(plans)
     cut = plans[-1]
     ranges = st.tuples(st.integers(0, problem.layers), st.integers(0, problem.layers)).map(sorted).map(tuple)
     keys = sorted({device for unit in problem.units for device in unit.devices})
     held: Held = data.draw(st.dictionaries(st.sampled_from(keys), ranges, max_size=3))
+    moves = Moves(held, links, model, problem.memory, POLICY)
 
-    found = settle(problem, cut, held)
+    found = settle(problem, cut, moves)
 
     assert problem.admits(found.order)
     assert found.bounds[0] == 0
@@ -79,17 +85,18 @@ def test_what_is_settled_is_a_plan_no_worse_no_larger_and_moves_no_more(
     assert found.cost <= cut.cost + slack
     assert _devices(found) <= _devices(cut)
     if _devices(found) == _devices(cut) and problem.objective != "score":
-        assert moved_bytes(problem, found, held) <= moved_bytes(problem, cut, held)
+        assert moved_bytes(found, moves) <= moved_bytes(cut, moves)
     if found.cost <= cut.cost:  # or what counts as equal to it is a hair more
-        assert settle(problem, found, held) == found, "a settled plan stays"
+        assert settle(problem, found, moves) == found, "a settled plan stays"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(problem=problems())
-def test_no_equally_good_plan_with_a_stage_less_is_left(problem: Problem) -> None:
+@given(case=problems())
+def test_no_equally_good_plan_with_a_stage_less_is_left(case: tuple[Problem, Ways, ModelProfile]) -> None:
+    problem, _, _ = case
     plans = list(islice(_plans(problem), 200))
     assume(plans)
-    best = settle(problem, min(plans, key=lambda plan: plan.cost), {})
+    best = settle(problem, min(plans, key=lambda plan: plan.cost), None)
     for at in range(len(best.order)):
         order = best.order[:at] + best.order[at + 1 :]
         without = best_cut(problem, order) if order and problem.admits(order) else None
