@@ -391,7 +391,6 @@ class _Telling:
         self._standing = {device for device in self._standing if where.get(device) == held.get(device, ())}
         self._plan, self._planned_at = plan, self._at
         self._become("placed")
-        self._since = self._at
         told = self._common(received)
         self._moments.append(
             Settled(
@@ -414,7 +413,6 @@ class _Telling:
         placed_seconds = self._so_long if is_placed else None  # so long since it was placed there
         told = self._common(received)
         self._become("pending" if isinstance(event, events.InstancePending) else "lost")
-        self._standing.clear()
         left = layout(self._plan) if is_placed and self._plan is not None else None
         match event:
             case events.InstancePending():
@@ -446,7 +444,6 @@ class _Telling:
         assert self._began is not None
         told = self._common(received)
         self._become("deleted")
-        self._standing.clear()
         self._moments.append(Ended(**told, reason=event.reason, age_seconds=(self._at - self._began).total_seconds()))
 
     def _report(self, received: Received[FrozenModel], event: events.ShardReported) -> None:

@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import get_args
 
 import pytest
-from shardbus_eventstore.life import Because, Elsewhere, Ended, Life, Settled, ShardTold, Waiting
+from shardbus_eventstore.intake import examine
+from shardbus_eventstore.life import Because, Elsewhere, Ended, Life, Settled, ShardTold, Waiting, ids_to_find
 from shardbus_schemas import events
 from support.answers import placed_event
 from support.histories import START
@@ -146,7 +147,10 @@ def test_what_the_fold_ignores_is_not_told() -> None:
     told.say(events.InstanceDeleted(instance_id=NAME), 3)
     told.say(events.InstanceDeleted(instance_id=NAME), 4)
     replaced(told, FIRST, 5, "moved", "after it was gone", because="x")
-    assert [moment.kind for moment in lived(told).moments] == ["placed", "deleted"]
+    life = told.life(now=START + timedelta(seconds=60))
+    assert life is not None
+    assert [moment.kind for moment in life.moments] == ["placed", "deleted"]
+    assert (life.totals.seconds, life.totals.gone_seconds) == (2, 0), "what comes after its end is no part of it"
 
 
 def test_one_that_is_placed_anew_under_its_name_was_gone_between() -> None:
@@ -162,6 +166,40 @@ def test_one_that_is_placed_anew_under_its_name_was_gone_between() -> None:
         15,
         45,
     )
+
+
+def test_one_that_was_gone_begins_without_a_past() -> None:
+    told = Telling()
+    born(told)
+    told.say(events.InstanceDeleted(instance_id=NAME), 10)
+    born(told, 40)
+    again = lived(told).moments[-1]
+    assert isinstance(again, Settled)
+    assert (again.kind, again.left, again.without_place_seconds) == ("placed", None, None)
+
+
+def test_shards_have_to_speak_again_after_a_wait_even_if_it_ends_where_it_was() -> None:
+    told = Telling()
+    born(told)
+    told.shard("rig/cuda:0", "ready", 1, 0, 40)
+    told.shard("rig/cuda:1", "ready", 1, 40, 80)
+    told.say(waiting(), 11.004)
+    replaced(told, FIRST, 20, "capacity", "room", because="x")
+    replaced(told, FIRST, 30, "moved", "the same again", because="x")
+    life = lived(told)
+    assert (life.shards, life.totals.ready_seconds) == ({}, pytest.approx(10))
+    assert life.totals.moves == 0, "it lies where it lay"
+    assert life.since == START + timedelta(seconds=30)
+
+
+def test_only_what_events_do_not_say_themselves_is_looked_for() -> None:
+    told = Telling()
+    born(told)
+    room = told.say(events.NodeJoined(node_id="rig", boot_id="b", heartbeat_seconds=1), 1)
+    replaced(told, SECOND, 2, "moved", "asked", because="cli-2", asked=told.who(1))
+    replaced(told, FIRST, 3, "capacity", "room", because=room)
+    own = examine(told.stored).received
+    assert ids_to_find(NAME, own) == {"cli-1", room}
 
 
 def test_a_clock_that_is_set_back_takes_no_time_away() -> None:
