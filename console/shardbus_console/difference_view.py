@@ -17,6 +17,12 @@ _UNITS: Final[Mapping[str, str]] = {
 """How a figure is written whose name ends so."""
 
 
+_WHOLE: Final = frozenset(
+    {"moved", "placed", "deleted", "pending", "still pending", "lost", "failed", "drained", "cordoned"}
+)
+"""Changes whose text is told whole: where something is, or why."""
+
+
 def difference_rows(found: Sequence[Difference]) -> list[dict[str, object]]:
     """Return a row for each difference."""
     return [
@@ -50,4 +56,4 @@ def value_text(name: str, value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, cast("list[object]", value))) or "none"
     text = str(value)
-    return text if len(text) <= _LONGEST or name in {"moved", "placed", "deleted"} else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= _LONGEST or name in _WHOLE else text[: _LONGEST - 1] + "…"

@@ -7,7 +7,7 @@ from shardbus_schemas.placement import DeviceVerdict, Placed, PlacementRequest, 
 from shardbus_schemas.units import bytes_text, seconds_text, tokens_text
 
 from shardbus_console.output import data, heading, print_table
-from shardbus_console.placement_view import proof_text
+from shardbus_console.placement_view import movement_text, proof_text
 
 _PARTS = ("compute", "memory", "network", "thermal", "bandwidth")
 _RIGHT = frozenset({"layers", "per token", "share", "prompt", "score", *_PARTS, "usable", "bytes short"})
@@ -76,8 +76,11 @@ def rate_lines(placed: Placed) -> list[str]:
     """Return what the plan promises."""
     predicted = placed.predicted
     rate = f"{tokens_text(predicted.tokens_per_second)} tokens/s, {seconds_text(predicted.seconds_per_token)} per token"
-    return [f"{rate}, first token of a full prompt after {seconds_text(predicted.prefill_seconds)}"] + [
-        f"assumed: {text}" for text in predicted.assumptions
+    moved = [movement_text(placed.movement)] if placed.movement and placed.movement.moved_bytes else []
+    return [
+        f"{rate}, first token of a full prompt after {seconds_text(predicted.prefill_seconds)}",
+        *moved,
+        *(f"assumed: {text}" for text in predicted.assumptions),
     ]
 
 

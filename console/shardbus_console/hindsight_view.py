@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from shardbus_schemas.events import InstancePending, InstanceReplaced
 from shardbus_schemas.units import seconds_text, tokens_text
 
 from shardbus_console.output import data, print_table
 
 if TYPE_CHECKING:
+    from shardbus_eventstore.past_decisions import PlacementDecision
     from shardbus_placer.hindsight import Change, Difference, DifferenceKind, Summary, Verdict
 
     from shardbus_console.commands.replay_decisions import Different
@@ -79,12 +81,22 @@ def _row(one: "Different", *, with_remark: bool) -> dict[str, object]:
     row: dict[str, object] = {
         "FLEET": one.past.sequence,
         "decided": f"{one.past.recorded_at:%Y-%m-%d %H:%M:%S}",
-        "model": event.request.wanted_model_id,
-        "asked": event.request.objective,
+        "model": one.wanted.model.model_id,
+        "by": _occasion(event),
+        "asked": one.wanted.request.objective,
         "then": verdict_text(difference.before),
         "now": verdict_text(difference.after),
     }
     return row | {"": _remark(difference)} if with_remark else row
+
+
+def _occasion(event: "PlacementDecision") -> str:
+    """Return why a decision was due: a command, or what a placer saw by itself."""
+    match event:
+        case InstanceReplaced(cause=cause) | InstancePending(cause=cause) if cause is not None:
+            return cause
+        case _:
+            return "command"
 
 
 def verdict_text(verdict: "Verdict") -> str:

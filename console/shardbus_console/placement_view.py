@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from shardbus_schemas.placement import ObjectiveValue, Placed, Refused
-from shardbus_schemas.units import bytes_text, seconds_text
+from shardbus_schemas.placement import Movement, ObjectiveValue, Placed, Refused
+from shardbus_schemas.units import bytes_text, duration_text, seconds_text
 
 from shardbus_console.flow_view import flow_rows
 from shardbus_console.output import data, print_table
 
 _MOST_BINDING = 2
 """`shardbus explain` says all of them."""
+_MOST_TRANSFERS = 4
 _RIGHT = frozenset({"layers", "memory", "time", "hop to next", "score", "missing", "usable", "tokens/s"})
 
 
@@ -52,11 +53,25 @@ def summary_lines(placed: Placed) -> Sequence[str]:
         f"strategy {placed.strategy}: {placed.strategy_reason}",
         f"found by {placed.solver.name} in {seconds_text(placed.solver.seconds)}",
     ]
+    lines += [movement_text(placed.movement)] if placed.movement and placed.movement.moved_bytes else []
     lines += [f"binds: {binding.why}" for binding in placed.binding[:_MOST_BINDING]]
     lines += [f"runner-up: {placed.runner_up.why}"] if placed.runner_up else []
     lines += [f"assumed: {text}" for text in predicted.assumptions]
     lines += [f"note: {text}" for text in placed.notes]
     return lines
+
+
+def movement_text(movement: Movement) -> str:
+    """Return what has to be fetched, over which ways, and for how long that takes it down."""
+    ways = [
+        f"{bytes_text(one.weight_bytes)} {one.from_device or 'from where models are kept'} > {one.device}, "
+        f"{seconds_text(one.seconds)}"
+        for one in movement.transfers
+    ]
+    more = f"; and {len(ways) - _MOST_TRANSFERS} more" if len(ways) > _MOST_TRANSFERS else ""
+    told = f" ({'; '.join(ways[:_MOST_TRANSFERS])}{more})" if ways else ""
+    down = duration_text(movement.downtime_seconds)
+    return f"to be moved: {bytes_text(movement.moved_bytes)}, {down} down predicted{told}"
 
 
 def proof_text(value: ObjectiveValue) -> str:

@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from shardbus_eventstore.story import AnswerPart, CommandPart, StatePart, Story, StreamUsed
+from shardbus_eventstore.life import Life
+from shardbus_eventstore.story import AnswerPart, CommandPart, StatePart, Story, StoryEvent, StreamUsed
+from shardbus_eventstore.wording import sender
 from shardbus_schemas.units import seconds_text
 
 from shardbus_console.explanation_view import asked_text
+from shardbus_console.life_view import print_life
 from shardbus_console.output import data, heading
 from shardbus_console.placement_view import print_result
 
@@ -29,8 +32,8 @@ class Projected:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def print_story(told: Story, projected: Projected) -> None:
-    """Print the story, a part after the other."""
+def print_story(told: Story, projected: Projected, life: Life | None = None) -> None:
+    """Print the story, a part after the other; of an instance its life in place of what followed."""
     _part("asked", command_lines(told.command))
     if told.state is not None:
         _part("known", state_lines(told.state))
@@ -39,13 +42,16 @@ def print_story(told: Story, projected: Projected) -> None:
         result = told.answer.plan or told.answer.refused
         if result is not None:
             print_result(result)
-        followed = [
-            f"{event.recorded_at:%Y-%m-%d %H:%M:%S} UTC, FLEET {event.sequence}, {event.source}: "
-            f"{event.type}, {event.text}"
-            for event in told.followed
-        ]
-        _part("followed", followed or ["nothing yet"])
+        if life is None:
+            _part("followed", [_followed_text(event) for event in told.followed] or ["nothing yet"])
+        else:
+            print_life(life)
         _part("read model", projected_lines(told, projected))
+
+
+def _followed_text(event: StoryEvent) -> str:
+    at = f"{event.recorded_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{at}, FLEET {event.sequence}, {event.source}: {event.type}, {event.text}"
 
 
 def _part(title: str, lines: Sequence[str]) -> None:
@@ -61,9 +67,11 @@ def command_lines(command: CommandPart) -> Sequence[str]:
     if command.asked is not None:
         asked = command.asked
         lines.append(
-            f"by {asked.source} at {asked.occurred_at:%Y-%m-%d %H:%M:%S} UTC, COMMANDS {asked.sequence}, "
+            f"by {sender(asked.source)} at {asked.occurred_at:%Y-%m-%d %H:%M:%S} UTC, COMMANDS {asked.sequence}, "
             f"recorded {asked.recorded_at:%H:%M:%S.%f}"[:-3]
         )
+    elif command.deployment_id is not None:
+        lines.append(f"no command of its own: the deployment {command.deployment_id} wants so many replicas")
     elif command.fate == "answered":
         lines.append("by whom was not noted: the answer is from before answers did, or nobody sent a command")
     if command.request is not None:

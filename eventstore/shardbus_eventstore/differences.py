@@ -7,13 +7,21 @@ from typing import Any, Final, Literal, cast
 from shardbus_schemas.fleet import DeviceStatus
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.model import FrozenModel
-from shardbus_schemas.placement import Placed
 from shardbus_schemas.telemetry import DeviceGPUState
 
 from shardbus_eventstore.fleet_view import fleet_of
-from shardbus_eventstore.state import DeviceRecord, FleetState, InstanceRecord, LinkRecord, NodeRecord
+from shardbus_eventstore.state import (
+    CordonRecord,
+    DeviceRecord,
+    FleetState,
+    InstanceRecord,
+    LinkRecord,
+    NodeRecord,
+    active_cordons,
+)
+from shardbus_eventstore.wording import layout
 
-Kind = Literal["node", "device", "reading", "link", "instance", "model"]
+Kind = Literal["node", "device", "reading", "link", "cordon", "instance", "shard", "deployment", "model"]
 
 
 class Difference(FrozenModel):
@@ -21,7 +29,7 @@ class Difference(FrozenModel):
 
     kind: Kind
     name: str
-    """A device's key, ``from > to`` of a link, or an id."""
+    """A device's key, ``from > to`` of a link, ``instance on device`` of a shard, or an id."""
     change: str
     """What befell it, in a word or two; of a fact or a reading that is another, its name."""
     before: Any = None
@@ -58,7 +66,10 @@ def differences(before: FleetState, at: datetime, after: FleetState, then: datet
         *_devices(before, at, after, then),
         *_readings(before, after),
         *_links(before, after),
+        *_cordons(before, after),
         *_instances(before, after),
+        *_shards(before, after),
+        *_deployments(before, after),
         *_models(before, after),
     )
 
@@ -158,6 +169,22 @@ def _figure(link: LinkRecord, field: str) -> float:
     return float(getattr(link.measured, field))
 
 
+def _cordons(before: FleetState, after: FleetState) -> Iterator[Difference]:
+    was, now = active_cordons(before), active_cordons(after)
+    for name in sorted({*was, *now}):
+        old, new = was.get(name), now.get(name)
+        if new is None:
+            yield Difference(kind="cordon", name=name, change="uncordoned", before=_drained(old))
+        elif old is None:
+            yield Difference(kind="cordon", name=name, change=_drained(new), after=new.reason)
+        elif old.drain != new.drain:
+            yield Difference(kind="cordon", name=name, change=_drained(new), before=_drained(old), after=new.reason)
+
+
+def _drained(cordon: CordonRecord | None) -> str:
+    return "drained" if cordon is not None and cordon.drain else "cordoned"
+
+
 def _instances(before: FleetState, after: FleetState) -> Iterator[Difference]:
     for name in sorted({*before.instances, *after.instances}):
         old, new = before.instances.get(name), after.instances.get(name)
@@ -174,6 +201,29 @@ def _instances(before: FleetState, after: FleetState) -> Iterator[Difference]:
             )
         elif now == "placed" and _place_of(old) != _place_of(new):
             yield Difference(kind="instance", name=name, change="moved", before=_place_of(old), after=_place_of(new))
+        elif now == "pending" and old is not None and new is not None and old.reason != new.reason:
+            yield Difference(kind="instance", name=name, change="still pending", before=old.reason, after=new.reason)
+
+
+def _shards(before: FleetState, after: FleetState) -> Iterator[Difference]:
+    """Yield what runtimes say otherwise than before, of shards that are in the plan."""
+    for name, instance in sorted(after.instances.items()):
+        known = before.instances.get(name)
+        for device in sorted(instance.promised):
+            old, new = None if known is None else known.shards.get(device), instance.shards.get(device)
+            was, now = None if old is None else old.report.state, None if new is None else new.report.state
+            if new is not None and now is not None and was != now:
+                yield Difference(
+                    kind="shard", name=f"{name} on {device}", change=now, before=was, after=new.report.message
+                )
+
+
+def _deployments(before: FleetState, after: FleetState) -> Iterator[Difference]:
+    for name, deployment in sorted(after.deployments.items()):
+        old = before.deployments.get(name)
+        was = None if old is None else old.replicas
+        if was != deployment.replicas:
+            yield Difference(kind="deployment", name=name, change="replicas", before=was, after=deployment.replicas)
 
 
 def _place_of(instance: InstanceRecord | None) -> str | None:
@@ -186,11 +236,6 @@ def _place_of(instance: InstanceRecord | None) -> str | None:
 def _status_of(instance: InstanceRecord | None) -> Literal["placed", "pending", "lost", "gone"]:
     """Return what became of it. One that was deleted before a snapshot is not in the state at all."""
     return "gone" if instance is None or instance.status == "deleted" else instance.status
-
-
-def layout(plan: Placed) -> str:
-    """Return which devices hold which layers, for a person."""
-    return ", ".join(f"{'+'.join(stage.devices)} [{stage.start_layer}-{stage.end_layer - 1}]" for stage in plan.stages)
 
 
 def _models(before: FleetState, after: FleetState) -> Iterator[Difference]:

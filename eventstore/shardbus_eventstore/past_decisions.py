@@ -17,14 +17,20 @@ from shardbus_infra.bus.port import Log, Stored
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas import subjects
-from shardbus_schemas.events import InstancePlaced, PlacementPreviewed, PlacementRejected
+from shardbus_schemas.events import (
+    InstancePending,
+    InstancePlaced,
+    InstanceReplaced,
+    PlacementPreviewed,
+    PlacementRejected,
+)
 from shardbus_schemas.placement import StatePosition
 from shardbus_schemas.registry import UnreadableMessageError
 
 from shardbus_eventstore.intake import advance, take
 from shardbus_eventstore.state import FleetState, wanted_instances, without_telemetry
 
-PlacementDecision = InstancePlaced | PlacementPreviewed | PlacementRejected
+PlacementDecision = InstancePlaced | InstanceReplaced | InstancePending | PlacementPreviewed | PlacementRejected
 
 WINDOW: Final = 64
 """How many decisions are held to be sorted: as many placers may work side by side without a second pass."""

@@ -23,14 +23,17 @@ class Selection:
     node: str | None = None
     device: DeviceKey | None = None
     instance: str | None = None
+    deployment: str | None = None
+    """Its scalings, and its replicas."""
     correlation: str | None = None
     """A command's id, or the id of what led to a message."""
     _related: set[InstanceId] = field(default_factory=set[InstanceId])
+    _replicas: set[InstanceId] = field(default_factory=set[InstanceId])
 
     def subjects(self) -> Sequence[str] | None:
         """Return the subjects that hold all that is wanted, ``()`` being all; ``None`` if there can be nothing."""
         found: Sequence[str] = ()
-        for patterns in (self._of_types(), self._of_node(), self._of_instance()):
+        for patterns in (self._of_types(), self._of_node(), self._of_instance(), self._of_deployment()):
             if patterns is None:
                 return None
             if patterns and found:
@@ -63,11 +66,15 @@ class Selection:
             return False
         if self.instance is not None and getattr(message, "instance_id", None) != self.instance:
             return False
+        if self.deployment is not None and not self._is_of_deployment(message):
+            return False
         return self._is_there(message)
 
     @property
     def _needs_reading(self) -> bool:
-        return any(name is not None for name in (self.node, self.device, self.instance, self.correlation))
+        return any(
+            name is not None for name in (self.node, self.device, self.instance, self.deployment, self.correlation)
+        )
 
     @staticmethod
     def _mentions(stored: Stored, name: str) -> bool:
@@ -89,7 +96,8 @@ class Selection:
         if self.node is not None and node != self.node:
             return None
         if self.stream == FLEET:
-            return (subjects.event("node", node), subjects.INSTANCES_ALL)
+            shards = subjects.any_event("shard")
+            return (subjects.event("node", node), subjects.event("cordon", node), subjects.INSTANCES_ALL, shards)
         if self.stream == TELEMETRY:
             links = () if self.device is not None else (subjects.LINKS_ALL,)
             return (subjects.telemetry(node), *links)
@@ -98,7 +106,24 @@ class Selection:
     def _of_instance(self) -> Sequence[str] | None:
         if self.instance is None:
             return ()
-        return (subjects.event("instance", self.instance),) if self.stream == FLEET else None
+        if self.stream != FLEET:
+            return None
+        return (subjects.event("instance", self.instance), subjects.event("shard", self.instance))
+
+    def _of_deployment(self) -> Sequence[str] | None:
+        if self.deployment is None:
+            return ()
+        if self.stream != FLEET:
+            return None
+        return (subjects.event("deployment", self.deployment), subjects.INSTANCES_ALL)
+
+    def _is_of_deployment(self, message: FrozenModel) -> bool:
+        instance = getattr(message, "instance_id", None)
+        if getattr(message, "deployment_id", None) == self.deployment:
+            if instance is not None:
+                self._replicas.add(instance)
+            return True
+        return instance in self._replicas
 
     def _is_there(self, message: FrozenModel) -> bool:
         """Return whether ``message`` is about the node or the device that is asked for."""
@@ -109,8 +134,11 @@ class Selection:
                 used = set(plan.memory_by_device)
             case events.InstanceLost(devices=devices):
                 used = set(devices)
-            case events.InstanceDeleted():
+            case events.InstanceDeleted() | events.InstancePending():
                 return message.instance_id in self._related
+            case events.ShardReported():
+                key = DeviceKey.of(message.node_id, message.device_id)
+                return key == self.device if self.device is not None else message.node_id == self.node
             case events.DeviceGPUStateUpdated(states=states):
                 return self.device is None or any(state.key == self.device for state in states)
             case events.GPUBandwidthMeasured():

@@ -1,7 +1,7 @@
 """A decision's whole story, from the streams: who asked for what, what was known, what was answered, what followed."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Final, Literal
 
@@ -15,11 +15,11 @@ from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused, StatePosition
 from shardbus_schemas.registry import Received, UnreadableMessageError
 
-from shardbus_eventstore.differences import layout
+from shardbus_eventstore.life_reading import messages_on, read
 from shardbus_eventstore.live import read_state
 from shardbus_eventstore.selection import correlation_of
+from shardbus_eventstore.wording import asked_for, summary
 
-_PATIENCE_SECONDS: Final = 2.0
 _ANSWERS: Final = (subjects.INSTANCES_ALL, *(subjects.any_event(kind) for kind in ("refusal", "command", "model")))
 
 
@@ -32,6 +32,8 @@ class CommandPart(FrozenModel):
     """``None``: not noted. The queue forgets a command once it is answered, and older answers did not say."""
     request: PlacementRequest | None = None
     """As it was decided on; for a placement."""
+    deployment_id: str | None = None
+    """Whose replica it is that nobody asked for by itself."""
     fate: Literal["answered", "waiting", "buried"] = "answered"
     why: str | None = None
     """Why it was buried."""
@@ -106,14 +108,14 @@ async def _answer(reading: Log, name: str) -> Received[FrozenModel] | None:
     if not _is_token(name):
         return None
     if await reading.last(FLEET, subjects.event("instance", name)) is not None:
-        async with contextlib.aclosing(_messages(reading, FLEET, (subjects.event("instance", name),))) as told:
+        async with contextlib.aclosing(messages_on(reading, FLEET, (subjects.event("instance", name),))) as told:
             async for stored in told:
-                if (received := _read(stored)) is not None:
+                if (received := read(stored)) is not None:
                     return received
     # Only the state knows where a command that placed something was answered: its subject names the instance.
     sequence = (await read_state(reading)).decisions.get(name)  # pyright: ignore[reportArgumentType]  # ids are text
     stored = None if sequence is None else await reading.get(FLEET, sequence)
-    return None if stored is None else _read(stored)
+    return None if stored is None else read(stored)
 
 
 def _is_token(name: str) -> bool:
@@ -134,9 +136,10 @@ async def _of_answer(reading: Log, name: str, received: Received[FrozenModel]) -
         name=name,
         command=CommandPart(
             command_id=getattr(message, "command_id", None),
-            type=_asked_type(message),
+            type=asked_for(message)[0],
             asked=asked,
             request=getattr(message, "request", None),
+            deployment_id=getattr(message, "deployment_id", None) if asked is None else None,
         ),
         state=None if position is None else await _state_part(reading, received, position, result),
         answer=AnswerPart(
@@ -150,7 +153,7 @@ async def _of_answer(reading: Log, name: str, received: Received[FrozenModel]) -
             plan=result if isinstance(result, Placed) else None,
             refused=result if isinstance(result, Refused) else None,
         ),
-        followed=await _followed(reading, received, instance_id),
+        followed=await _followed(reading, received, instance_id, alone=instance_id == name),
     )
 
 
@@ -171,14 +174,17 @@ async def _state_part(
     )
 
 
-async def _followed(reading: Log, answer: Received[FrozenModel], instance_id: str | None) -> tuple[StoryEvent, ...]:
-    """Return what came after the answer: about its instance, or because of the same command."""
-    correlation = answer.envelope.correlation_id
+async def _followed(
+    reading: Log, answer: Received[FrozenModel], instance_id: str | None, *, alone: bool
+) -> tuple[StoryEvent, ...]:
+    """Return what came after the answer: about its instance, or, unless that ``alone``, because of the same command."""
+    correlation = None if alone else answer.envelope.correlation_id
     about = None if instance_id is None else subjects.event("instance", instance_id)
+    wanted = (about,) if alone and about is not None else _ANSWERS
     found: list[StoryEvent] = []
-    async for stored in _messages(reading, FLEET, _ANSWERS, start=answer.sequence + 1):
+    async for stored in messages_on(reading, FLEET, wanted, start=answer.sequence + 1):
         same = correlation is not None and correlation_of(stored.headers) == correlation
-        if (stored.subject == about or same) and (received := _read(stored)) is not None:
+        if (stored.subject == about or same) and (received := read(stored)) is not None:
             found.append(
                 StoryEvent(
                     sequence=received.sequence,
@@ -199,7 +205,7 @@ async def _of_unanswered(reading: Log, name: str) -> Story | None:
 async def _waiting(reading: Log, name: str) -> CommandPart | None:
     async with contextlib.aclosing(_messages_of_queue(reading)) as queue:
         async for stored in queue:
-            received = _read(stored)
+            received = _understood(stored)
             if received is None or not isinstance(received.message, commands.Command):
                 continue
             if name in {received.message.command_id, received.envelope.event_id}:
@@ -214,9 +220,9 @@ async def _waiting(reading: Log, name: str) -> CommandPart | None:
 
 
 async def _buried(reading: Log, name: str) -> CommandPart | None:
-    async with contextlib.aclosing(_messages(reading, DEAD, (subjects.dead(COMMANDS),))) as letters:
+    async with contextlib.aclosing(messages_on(reading, DEAD, (subjects.dead(COMMANDS),))) as letters:
         async for stored in letters:
-            received = _read(stored)
+            received = _understood(stored)
             letter = None if received is None else received.message
             if isinstance(letter, events.DeadLettered) and name in letter.headers.values():
                 kind = letter.headers.get(TYPE, "a command")
@@ -233,62 +239,9 @@ async def _messages_of_queue(reading: Log) -> AsyncGenerator[Stored]:
                 yield stored
 
 
-async def _messages(reading: Log, stream: str, wanted: Sequence[str], *, start: int = 1) -> AsyncGenerator[Stored]:
-    """Yield the messages on subjects ``wanted`` that the stream has now, from ``start`` on."""
-    newest = [await reading.last(stream, pattern) for pattern in wanted]
-    end = max((stored.sequence for stored in newest if stored is not None), default=0)
-    if end < start:
-        return
-    batches = reading.follow(stream, start_sequence=start, subjects=wanted, idle_seconds=_PATIENCE_SECONDS)
-    async with contextlib.aclosing(batches):
-        async for batch in batches:
-            for stored in batch:
-                yield stored
-            if not batch or batch[-1].sequence >= end:
-                return
-
-
-def _read(stored: Stored) -> Received[FrozenModel] | None:
+def _understood(stored: Stored) -> Received[FrozenModel] | None:
+    """Return what a message means that no fold takes in: a command, or a letter; ``None`` if that cannot be read."""
     try:
         return receive(stored)
     except UnreadableMessageError:
         return None
-
-
-def _asked_type(message: FrozenModel) -> str:
-    match message:
-        case events.InstancePlaced() | events.PlacementPreviewed() | events.PlacementRejected():
-            return commands.Place.TYPE
-        case events.InstanceDeleted():
-            return commands.Delete.TYPE
-        case events.ModelRegistered():
-            return commands.RegisterModel.TYPE
-        case events.InstanceReplaced():
-            return commands.Replan.TYPE
-        case events.CommandRejected(command_type=command_type):
-            return command_type
-        case _:
-            return "?"
-
-
-def summary(message: FrozenModel) -> str:
-    """Return an event in one line, for a person."""
-    match message:
-        case events.InstancePlaced(plan=plan):
-            return f"{plan.model_id} placed on {layout(plan)}"
-        case events.InstanceReplaced(plan=plan, reason=reason):
-            return f"moved to {layout(plan)}: {reason}"
-        case events.InstanceDeleted(reason=reason):
-            return "deleted" + (f": {reason}" if reason else "")
-        case events.InstanceLost(devices=devices, reason=reason):
-            return f"lost with {', '.join(devices)}: {reason}"
-        case events.PlacementRejected(result=refused):
-            return f"refused ({refused.refusal.code}): {refused.refusal.message}"
-        case events.PlacementPreviewed(plan=plan):
-            return f"{plan.model_id} would go to {layout(plan)} (dry run)"
-        case events.CommandRejected():
-            return f"refused ({message.code}): {message.message}"
-        case events.ModelRegistered(profile=profile):
-            return f"model {profile.model_id} registered"
-        case _:
-            return type(message).__name__

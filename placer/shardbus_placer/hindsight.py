@@ -2,7 +2,8 @@
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import median
 from typing import Annotated, Literal, assert_never
@@ -10,44 +11,71 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field
 from shardbus_eventstore.state import FleetState
 from shardbus_schemas import events
-from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.ids import DeviceKey, InstanceId
 from shardbus_schemas.model import FrozenModel, Seconds
-from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import ObjectiveName, Placed, RefusalCode, Refused
 
+from shardbus_placer.finding import Found, within_grant
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.naming import instance_id_of
 from shardbus_placer.planning import planned
 from shardbus_placer.solution import CLOSED
-from shardbus_placer.wanted import Wanted
+from shardbus_placer.wanted import Wanted, wanted_of
 
-PlacementAnswer = events.InstancePlaced | events.PlacementPreviewed | events.PlacementRejected
-"""What answers a request for a placement."""
+PlacementAnswer = (
+    events.InstancePlaced
+    | events.InstanceReplaced
+    | events.InstancePending
+    | events.PlacementPreviewed
+    | events.PlacementRejected
+)
+"""What says where a model goes, or that it has no place: to a command, or because a placer saw to it."""
 
 
 def was_planned(answer: PlacementAnswer) -> bool:
-    """Return whether a planner was asked: an unknown model or a lost race is answered before that."""
-    return not isinstance(answer, events.PlacementRejected) or answer.result.strategy != "none"
+    """Return whether a planner was asked, and can be asked the same again.
+
+    An unknown model, a lost race, or who gives way is answered before that; and what the access token of a refused
+    request permitted, no event says.
+    """
+    if isinstance(answer, events.PlacementRejected) and answer.result.refusal.code == "quota_exceeded":
+        return False
+    return result_of(answer).strategy != "none"
 
 
 def result_of(answer: PlacementAnswer) -> Placed | Refused:
     """Return what the planner said then."""
     match answer:
-        case events.InstancePlaced() | events.PlacementPreviewed():
+        case events.InstancePlaced() | events.InstanceReplaced() | events.PlacementPreviewed():
             return answer.plan
-        case events.PlacementRejected():
+        case events.PlacementRejected() | events.InstancePending():
             return answer.result
         case _:
             assert_never(answer)
 
 
-def model_of(answer: PlacementAnswer, state: FleetState, knowledge: Knowledge) -> ModelProfile | None:
-    """Return the model that was planned: as the answer has it, else as it was registered then, else the catalogue's."""
-    if answer.model is not None:
-        return answer.model
-    name = answer.request.wanted_model_id
-    registered = state.models.get(name)
-    return registered.profile if registered else knowledge.catalogue.get(name)
+def wanted_by(answer: PlacementAnswer, state: FleetState, knowledge: Knowledge) -> Wanted | None:
+    """Return what was to be placed, as the answer has it or as ``state`` had it; ``None`` if neither does.
+
+    A model that the answer does not have is the one that was registered then, else the catalogue's.
+    """
+    match answer:
+        case events.InstanceReplaced() | events.InstancePending():
+            if isinstance(answer, events.InstancePending) and answer.model is not None and answer.request is not None:
+                grant, deployment_id = answer.grant, answer.deployment_id
+                return Wanted(answer.instance_id, answer.model, answer.request, grant, deployment_id)
+            record = state.instances.get(answer.instance_id)
+            return None if record is None else wanted_of(record)
+        case events.InstancePlaced():
+            return Wanted(answer.instance_id, answer.model, answer.request, answer.grant, answer.deployment_id)
+        case events.PlacementPreviewed() | events.PlacementRejected():
+            name = answer.request.wanted_model_id
+            registered = state.models.get(name)
+            known = registered.profile if registered else knowledge.catalogue.get(name)
+            model = answer.model or known
+            if model is None:
+                return None
+            return Wanted(instance_id_of(model.model_id, answer.command_id), model, answer.request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +91,36 @@ class Rules:
 
 
 def redo(answer: PlacementAnswer, state: FleetState, as_of: datetime, rules: Rules) -> Placed | Refused | None:
-    """Return what ``rules`` say to the request that ``answer`` answered; ``None`` if its model is not known any more.
+    """Return what ``rules`` say to what ``answer`` is about; ``None`` if that, or its model, is not known any more.
 
-    ``state`` and ``as_of`` are those that it was decided on. With the rules and the planner of then, the same plan.
+    ``state`` and ``as_of`` are those that it was decided on. With the rules and the planner of then, the same plan:
+    what was barred is barred, what gave way is gone, and of an instance that had a place as little moves as then.
     """
-    model = model_of(answer, state, rules.knowledge)
-    if model is None:
+    wanted = wanted_by(answer, state, rules.knowledge)
+    if wanted is None:
         return None
-    request = answer.request
-    changes: dict[str, object] = {"deadline_ms": max(request.deadline_ms, rules.deadline_ms)}
+    changes: dict[str, object] = {"deadline_ms": max(wanted.request.deadline_ms, rules.deadline_ms)}
     if rules.objective is not None:
         changes["objective"] = rules.objective
-    grant, deployment_id, barred, without = None, None, (), ()
-    if isinstance(answer, events.InstancePlaced):
-        grant, deployment_id, barred, without = answer.grant, answer.deployment_id, answer.barred, answer.gave_way
-    name = instance_id_of(model.model_id, answer.command_id)
-    wanted = Wanted(name, model, request.model_copy(update=changes), grant, deployment_id)
-    return planned(wanted, state, as_of, rules.knowledge, barred=barred, without=without)
+    barred, without, horizon = _given(answer, rules)
+    again = replace(wanted, request=wanted.request.model_copy(update=changes))
+    result = planned(again, state, as_of, rules.knowledge, barred=barred, without=without, horizon_tokens=horizon)
+    return within_grant(again, Found(result), state).result
+
+
+def _given(answer: PlacementAnswer, rules: Rules) -> tuple[Collection[str], Collection[InstanceId], float | None]:
+    """Return what was barred, what gave way, and for how many tokens a plan was expected to stand."""
+    match answer:
+        case events.InstancePlaced():
+            return answer.barred, answer.gave_way, None
+        case events.InstanceReplaced():
+            movement = answer.plan.movement
+            return answer.barred, answer.gave_way, None if movement is None else movement.horizon_tokens
+        case events.InstancePending():
+            # Its refusal does not say; a plan that is found in its place is one of a repair.
+            return answer.barred, (), rules.knowledge.rules.repair_horizon_tokens
+        case events.PlacementPreviewed() | events.PlacementRejected():
+            return (), (), None
 
 
 class HeldLayers(FrozenModel):

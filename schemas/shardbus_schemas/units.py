@@ -10,6 +10,8 @@ _WHOLE_FROM = 99.95
 _ONE = 0.9995
 """What is shown as 1 when three figures are shown."""
 _TENTHS_FROM = ("MiB", "GiB", "TiB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_LARGE: Final = ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min"), (_MINUTE, "min", 1, "s"))
 
 
 def bytes_text(count: float | None, *, round_up: bool = False) -> str:
@@ -36,6 +38,18 @@ def seconds_text(seconds: float | None) -> str:
         if seconds * factor >= _ONE:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
+
+
+def duration_text(seconds: float) -> str:
+    """Return how long something lasted, in its two largest units: ``310 ms``, ``18 min 40 s``, ``2 d 3 h``."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return seconds_text(max(0.0, seconds))
+    for large, name, small, small_name in _LARGE:
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {name}" + (f" {rest} {small_name}" if rest else "")
+    raise AssertionError("a minute is the smallest of them")
 
 
 def rate_text(per_second: float | None) -> str:

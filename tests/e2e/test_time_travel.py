@@ -159,7 +159,10 @@ def test_a_fleets_past_is_told_by_the_command_line(stack: Stack) -> None:
         "TELEMETRY 1, recorded",
         "1 devices judged; chosen: attic/gpu",
         f"InstancePlaced by placer/placer at {story['answer']['recorded_at'][:10]}",
-        "InstanceDeleted, deleted: enough",
+        f"the life of {instance}: small",
+        "placed        on attic/gpu [0-",
+        ": enough  (FLEET ",
+        "never moved",
         "the instance is deleted",
     ):
         assert said in told

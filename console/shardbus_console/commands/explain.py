@@ -15,6 +15,7 @@ from shardbus_console.options import Json, PostgresUrl
 from shardbus_console.output import data, print_json
 
 if TYPE_CHECKING:
+    from shardbus_eventstore.read_model.queries import InstanceView
     from shardbus_eventstore.state import Decision
     from sqlalchemy import Connection
 
@@ -36,9 +37,14 @@ def explain(
 
     What was asked, where the time goes by stage and hop, what binds, the second-best plan, each device's score and
     why it holds layers or not, how the answer was found and what was proved; of a refusal, what would make it fit.
+    An instance that moved since, or has no place any more, is explained as it is now; its first command, as it was.
     """
     with open_read_model(settings_for(CommonSettings, postgres_url=postgres_url)) as connection:
         found = _find(connection, name)
+        newer = _newer(connection, found, name)
+    if newer is not None:
+        _print_newer(newer, found, json=json)
+        return
     result, request, position = _explained(found)
     if json:
         print_json(
@@ -58,6 +64,48 @@ def explain(
     data.print(
         f"on the fleet as of TELEMETRY {position.telemetry_sequence}, FLEET {position.fleet_sequence}; "
         f"answered at FLEET {found.sequence}, {found.recorded_at:%Y-%m-%d %H:%M:%S}Z, to {found.command_id}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _newer(connection: "Connection", found: "Decision", name: str) -> "InstanceView | None":
+    """Return the instance that was asked for, if another answer holds for it since ``found``."""
+    from shardbus_eventstore.read_model import queries
+
+    if found.instance_id is None or not found.instance_id.startswith(name) or found.command_id == name:
+        return None
+    instance = queries.instance(connection, found.instance_id)
+    if instance is None or instance.status == "deleted" or instance.updated_at <= found.recorded_at:
+        return None
+    return instance
+
+
+def _print_newer(instance: "InstanceView", first: "Decision", *, json: bool) -> None:
+    """Print why an instance is where it is now, or nowhere."""
+    result = instance.plan if instance.status == "placed" else instance.refusal
+    if json:
+        print_json(
+            {
+                "command_id": first.command_id,
+                "instance_id": instance.instance_id,
+                "status": instance.status,
+                "updated_at": instance.updated_at.isoformat(),
+                "cause": instance.cause,
+                "reason": instance.reason,
+                "request": instance.request,
+                "result": result,
+            }
+        )
+        return
+    became = "was placed anew" if instance.status == "placed" else "has no place"
+    cause = "" if instance.cause is None else f" ({instance.cause})"
+    data.print(f"{instance.instance_id} {became}{cause}: {instance.reason}", style="bold", markup=False, soft_wrap=True)
+    if result is not None:
+        print_explanation(result, instance.request)
+    data.print(
+        f"so since {instance.updated_at:%Y-%m-%d %H:%M:%S}Z; `shardbus explain {first.command_id}` says how it began, "
+        f"`shardbus story {instance.instance_id}` what befell it since",
         markup=False,
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import from_json
 from shardbus_eventstore.selection import Selection
+from shardbus_eventstore.wording import named_summary
 from shardbus_infra.bus.port import Log, Stored
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import DEAD, FLEET, TELEMETRY
@@ -57,6 +58,9 @@ def events(
     node: Annotated[str | None, typer.Option(help="Only what is about this node, and what is placed there.")] = None,
     device: Annotated[str | None, typer.Option(metavar="NODE/DEVICE", help="Only what is about this device.")] = None,
     instance: Annotated[str | None, typer.Option(help="Only what is about this instance.")] = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="Only the scalings of this deployment, and its replicas.")
+    ] = None,
     correlation: Annotated[str | None, typer.Option(metavar="ID", help="Only what this command led to.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     limit: Annotated[int | None, typer.Option("-n", min=1, help="Stop after so many.")] = None,
@@ -66,15 +70,16 @@ def events(
 ) -> None:
     """Print the events of a stream, oldest first.
 
-    With --json a line of JSON each. A moment (AT) is a place in a stream (`FLEET:123`, `TELEMETRY:456`, or `123`, which
-    means FLEET), a time (`2026-11-26T09:30:00Z`; without an offset it is UTC), or how long ago (`-10m`, `-2h`).
+    Each in a line for people, or with --json whole, as a line of JSON. A moment (AT) is a place in a stream
+    (`FLEET:123`, `TELEMETRY:456`, or `123`, which means FLEET), a time (`2026-11-26T09:30:00Z`; without an offset it is
+    UTC), or how long ago (`-10m`, `-2h`).
     """
     if follow and (end is not None or until is not None):
         raise CommandError("--follow goes on for ever; it has no --to and no --until")
     if follow and archive is not None:
         raise CommandError("--follow goes on with what comes, and nothing comes to an archive")
     name = _NAMES[stream]
-    selection = Selection(name, kind or (), node, _device(device), instance, correlation)
+    selection = Selection(name, kind or (), node, _device(device), instance, deployment, correlation)
     wanted = selection.subjects()
     if wanted is None:
         raise CommandError(f"nothing in {name} can be about all of that")
@@ -134,13 +139,6 @@ async def _messages(
                 return  # what matched last expired meanwhile
 
 
-def _type(stored: Stored) -> str:
-    try:
-        return receive(stored).envelope.type
-    except UnreadableMessageError:
-        return "?"
-
-
 def _print_json(stored: Stored) -> None:
     try:
         payload: Any = from_json(stored.payload)
@@ -159,7 +157,11 @@ def _print_json(stored: Stored) -> None:
 
 
 def _print_line(stored: Stored) -> None:
-    text = stored.payload.decode(errors="backslashreplace")
-    short = text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
-    line = f"{stored.sequence:>8} {stored.recorded_at:%H:%M:%S.%f}"[:-3] + f" {_type(stored):<24} {short}"
+    try:
+        received = receive(stored)
+        kind, said = received.envelope.type, named_summary(received.message)
+    except UnreadableMessageError:
+        kind, text = "?", stored.payload.decode(errors="backslashreplace")
+        said = text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
+    line = f"{stored.sequence:>8} {stored.recorded_at:%H:%M:%S.%f}"[:-3] + f" {kind:<24} {said}"
     data.print(line, markup=False, no_wrap=True, crop=False, overflow="ignore")

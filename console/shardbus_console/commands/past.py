@@ -14,7 +14,9 @@ from shardbus_console.options import Json, NatsUrl
 from shardbus_console.output import data, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from shardbus_eventstore.state import FleetState
+    from collections.abc import Sequence
+
+    from shardbus_eventstore.state import CordonRecord, DeploymentRecord, FleetState, InstanceRecord
     from shardbus_eventstore.time_travel import Past
 
 
@@ -53,8 +55,8 @@ def state(*, at: At = None, archive: ArchiveFolder = None, nats_url: NatsUrl = N
 
 def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_time: bool = False) -> None:
     from shardbus_eventstore.cordoned import cordoned_devices
-    from shardbus_eventstore.differences import layout
     from shardbus_eventstore.fleet_view import fleet_of
+    from shardbus_eventstore.state import active_cordons
 
     from shardbus_console.commands.fleet import print_devices
 
@@ -63,25 +65,52 @@ def _print_state(current: "FleetState", time: datetime, *, json: bool, as_of_tim
         print_json(fleet.model_dump(mode="json", by_alias=True, exclude_defaults=True))
         return
     print_devices(fleet, cordoned_devices(current))
-    pending = sum(instance.status in {"pending", "lost"} for instance in current.instances.values())
-    placed = [instance for _, instance in sorted(current.instances.items()) if instance.status == "placed"]
+    wanted = [instance for _, instance in sorted(current.instances.items()) if instance.is_wanted]
+    placed = sum(instance.status == "placed" for instance in wanted)
     if as_of_time:
-        rows = [
-            {
-                "instance": instance.instance_id,
-                "placed": f"{instance.created_at:%Y-%m-%d %H:%M:%S}",
-                "on": "" if instance.plan is None else layout(instance.plan),
-            }
-            for instance in placed
-        ]
-        print_table(None, rows)
+        print_table(None, [_instance_row(instance) for instance in wanted])
+        print_table(None, [_cordon_row(cordon) for _, cordon in sorted(active_cordons(current).items())])
+        print_table(None, [_deployment_row(one, wanted) for _, one in sorted(current.deployments.items())])
+    waiting = f", {len(wanted) - placed} pending" if len(wanted) > placed else ""
     when = f"{time:%Y-%m-%d %H:%M:%S} UTC, " if as_of_time else ""
     data.print(
         f"as of {when}TELEMETRY {fleet.telemetry_sequence}, FLEET {fleet.fleet_sequence}: {len(fleet.nodes)} nodes, "
-        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {len(placed)} instances placed"
-        + (f", {pending} pending" if pending else ""),
+        f"{sum(1 for _ in fleet.devices())} devices, {len(fleet.links)} links, {placed} instances placed{waiting}",
         soft_wrap=True,
     )
+
+
+def _instance_row(instance: "InstanceRecord") -> dict[str, object]:
+    from shardbus_eventstore.wording import layout
+
+    ready = sum(instance.shards[key].report.state == "ready" for key in instance.promised if key in instance.shards)
+    is_placed = instance.status == "placed" and instance.plan is not None
+    return {
+        "instance": instance.instance_id,
+        "status": instance.status,
+        "since": f"{instance.updated_at:%Y-%m-%d %H:%M:%S}",
+        "on": layout(instance.plan) if is_placed and instance.plan is not None else instance.reason,
+        "shards ready": f"{ready} of {len(instance.promised)}" if is_placed and instance.shards else "",
+    }
+
+
+def _cordon_row(cordon: "CordonRecord") -> dict[str, object]:
+    return {
+        "cordon": cordon.key,
+        "kind": "drained" if cordon.drain else "cordoned",
+        "since": f"{cordon.at:%Y-%m-%d %H:%M:%S}",
+        "why": cordon.reason,
+    }
+
+
+def _deployment_row(deployment: "DeploymentRecord", wanted: "Sequence[InstanceRecord]") -> dict[str, object]:
+    own = [instance for instance in wanted if instance.deployment_id == deployment.deployment_id]
+    return {
+        "deployment": deployment.deployment_id,
+        "replicas": deployment.replicas,
+        "placed": sum(instance.status == "placed" for instance in own),
+        "since": f"{deployment.updated_at:%Y-%m-%d %H:%M:%S}",
+    }
 
 
 def diff(

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from shardbus_eventstore.past_decisions import PastDecision, Span, past_decisions
 from shardbus_infra.settings import CommonSettings
-from shardbus_schemas.events import InstancePlaced
+from shardbus_schemas.events import (
+    InstancePending,
+    InstancePlaced,
+    InstanceReplaced,
+    PlacementPreviewed,
+    PlacementRejected,
+)
+from shardbus_schemas.ids import InstanceId
 from shardbus_schemas.placement import ObjectiveName
 
 from shardbus_console.connection import settings_for
@@ -24,6 +31,7 @@ from shardbus_console.span_options import Since, Until, span_of
 
 if TYPE_CHECKING:
     from shardbus_placer.hindsight import Difference, Reckoning, Rules, Summary
+    from shardbus_placer.wanted import Wanted
 
 PolicyFile = Annotated[
     Path | None,
@@ -40,7 +48,17 @@ class Different:
     """A decision that would be another one."""
 
     past: PastDecision
+    wanted: "Wanted"
     difference: "Difference"
+
+    @property
+    def instance_id(self) -> InstanceId | None:
+        """Which instance it is about; ``None`` if it made none."""
+        match self.past.event:
+            case InstancePlaced() | InstanceReplaced() | InstancePending():
+                return self.past.event.instance_id
+            case PlacementPreviewed() | PlacementRejected():
+                return None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,9 +84,10 @@ def replay_decisions(
 ) -> None:
     """Take past decisions again, and say what would differ.
 
-    Each on the state that it saw, by today's planner, or by another objective or policy: which plans would be others,
-    what they would yield, which refusals would be grants and the reverse. Nothing is placed and nothing is written. A
-    decision whose readings are not kept any more is left out and counted; an archive (`shardbus archive`) keeps them.
+    Placements, refusals, and what placers moved by themselves; each on the state that it saw, by today's planner, or by
+    another objective or policy: which plans would be others, what they would yield, which refusals would be grants and
+    the reverse. Nothing is placed and nothing is written. A decision whose readings are not kept any more is left out
+    and counted; an archive (`shardbus archive`) keeps them.
     """
     with needs("placer"):
         from shardbus_placer.hindsight import Rules
@@ -96,7 +115,7 @@ async def _redone(
 ) -> "tuple[Reckoning, list[Different]]":
     """Take the decisions again one after the other."""
     from shardbus_infra.bus.streams import FLEET
-    from shardbus_placer.hindsight import Reckoning, compare, redo, result_of, was_planned
+    from shardbus_placer.hindsight import Reckoning, compare, redo, result_of, wanted_by, was_planned
 
     reckoning, different, progress = Reckoning(), list[Different](), Progress("events looked at")
     async with open_log(settings, archive) as log:
@@ -110,13 +129,14 @@ async def _redone(
                     continue
                 # In a thread: a long plan must not cost the connection.
                 after = await asyncio.to_thread(redo, past.event, past.state, past.as_of, rules)
-                if after is None:
+                wanted = wanted_by(past.event, past.state, rules.knowledge)
+                if after is None or wanted is None:
                     reckoning.left_out["model_unknown"] += 1
                     continue
                 difference = compare(result_of(past.event), after, same_rules=same_rules)
                 reckoning.add(difference)
                 if difference.kind != "identical":
-                    different.append(Different(_without_state(past), difference))
+                    different.append(Different(_without_state(past), wanted, difference))
                 progress(past.sequence, end)
     different.sort(key=lambda one: one.past.sequence)
     return reckoning, different
@@ -138,9 +158,10 @@ def _document(
                 "sequence": one.past.sequence,
                 "recorded_at": one.past.recorded_at.isoformat(),
                 "command_id": one.past.event.command_id,
-                "instance_id": one.past.event.instance_id if isinstance(one.past.event, InstancePlaced) else None,
-                "model_id": one.past.event.request.wanted_model_id,
-                "objective": one.past.event.request.objective,
+                "type": one.past.event.TYPE,
+                "instance_id": one.instance_id,
+                "model_id": one.wanted.model.model_id,
+                "objective": one.wanted.request.objective,
                 "position": one.past.event.position,
                 **dict(one.difference),
             }

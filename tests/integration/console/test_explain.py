@@ -23,6 +23,8 @@ WHERE = fleet(attic=device("fast", 65, 1000.0), desk=device("slow", 1000, 100.0)
 REQUEST = PlacementRequest(model_id="small", max_nodes=2)
 AT = StatePosition(telemetry_sequence=12, fleet_sequence=34)
 INSTANCE = InstanceId("small-1a2b3c4d")
+MOVED = InstanceId("moved-1a2b3c4d")
+WAITS = InstanceId("waits-1a2b3c4d")
 
 
 def told() -> Iterator[FrozenModel]:
@@ -40,6 +42,19 @@ def told() -> Iterator[FrozenModel]:
     yield events.ModelRegistered(profile=model(), command_id="learn")
     yield events.CommandRejected(
         command_id="drained", command_type="Drain", code="unsupported_command", message="not yet"
+    )
+    yield events.InstancePlaced(
+        instance_id=MOVED, command_id="first", model=model(), request=REQUEST, plan=plan, position=AT
+    )
+    elsewhere = placed(ask(WHERE, model(), objective="throughput"))
+    yield events.InstanceReplaced(
+        instance_id=MOVED, plan=elsewhere, reason="desk/slow throttles", cause="throttling", position=AT
+    )
+    yield events.InstancePlaced(
+        instance_id=WAITS, command_id="second", model=model(), request=REQUEST, plan=plan, position=AT
+    )
+    yield events.InstancePending(
+        instance_id=WAITS, reason="all is full", cause="preempted", result=refusal, position=AT
     )
 
 
@@ -106,6 +121,26 @@ def test_json_has_the_whole_decision(read_model: str) -> None:
     refusal = document(shardbus_here("explain", "too-large", "--json", SHARDBUS_POSTGRES_URL=read_model))
     assert refusal["result"]["refusal"]["remedies"]
     assert refusal["result"]["refusal"]["missing_by_device"]
+
+
+def test_an_instance_that_moved_or_waits_is_explained_as_it_is_now(read_model: str) -> None:
+    moved = shardbus_here("explain", MOVED, SHARDBUS_POSTGRES_URL=read_model)
+    assert moved.returncode == 0, moved.stderr
+    for said in (
+        "moved-1a2b3c4d was placed anew (throttling): desk/slow throttles",
+        "asked: small for latency",
+        "where the time goes",
+        "throughput",
+        "`shardbus explain first` says how it began, `shardbus story moved-1a2b3c4d` what befell it since",
+    ):
+        assert said in moved.stdout
+    first = shardbus_here("explain", "first", SHARDBUS_POSTGRES_URL=read_model)
+    assert "small was placed as moved-1a2b3c4d" in first.stdout
+    waits = shardbus_here("explain", "waits", SHARDBUS_POSTGRES_URL=read_model)
+    assert "waits-1a2b3c4d has no place (preempted): all is full" in waits.stdout
+    assert "what would make it fit" in waits.stdout
+    found = document(shardbus_here("explain", WAITS, "--json", SHARDBUS_POSTGRES_URL=read_model))
+    assert (found["status"], found["cause"], found["result"]["status"]) == ("pending", "preempted", "refused")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, GPUBandwidthMeasured, NodeJoined, NodeLeft
 from shardbus_schemas.model import FrozenModel
-from shardbus_schemas.placement import StatePosition
-from support.answers import TINY, placed_event, plan_on
+from shardbus_schemas.placement import PlacementRequest, StatePosition
+from support.answers import TINY, placed_event, plan_on, refused_event
 from support.histories import START, History, reading
 
 GIB = 2**30
@@ -65,6 +65,23 @@ def told(*rows: tuple[Any, ...]) -> list[Difference]:
 
 
 KEY = "n1/g1"
+DRAINED = events.Cordoned(node_id="n1", drain=True, reason="new power supply")
+CORDONED = events.Cordoned(node_id="n1", reason="smells")
+READY = events.ShardReported(instance_id="i1", node_id="n1", device_id="g1", state="ready", occurred_at=START)
+FAILED = READY.model_copy(update={"state": "failed", "message": "out of memory"})
+ELSEWHERE = READY.model_copy(update={"device_id": "g7"})
+
+
+def pending(reason: str, **more: Any) -> events.InstancePending:
+    refused = refused_event("c").result
+    return events.InstancePending(
+        instance_id="i1", cause="drained", reason=reason, result=refused, position=StatePosition(), **more
+    )
+
+
+def scaled(replicas: int) -> events.DeploymentScaled:
+    request = PlacementRequest(model_id="tiny")
+    return events.DeploymentScaled(deployment_id="d", replicas=replicas, model=TINY, request=request, command_id="c9")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +118,24 @@ KEY = "n1/g1"
         ([placed_event("i1")], [LOST], [("instance", "i1", "lost", "n1/g1 [0-0]", "gone")]),
         ([placed_event("i1"), LOST], [MOVED], [("instance", "i1", "placed", None, "n1/g2 [0-0]")]),
         ([], [placed_event("i1"), DELETED], []),
+        ([placed_event("i1")], [pending("n1 left")], [("instance", "i1", "pending", "n1/g1 [0-0]", "n1 left")]),
+        (
+            [placed_event("i1"), pending("n1 left")],
+            [pending("still full")],
+            [("instance", "i1", "still pending", "n1 left", "still full")],
+        ),
+        ([placed_event("i1"), pending("n1 left")], [pending("n1 left")], []),
+        ([placed_event("i1"), pending("n1 left")], [MOVED], [("instance", "i1", "placed", None, "n1/g2 [0-0]")]),
+        ([], [DRAINED], [("cordon", "n1", "drained", None, "new power supply")]),
+        ([CORDONED], [DRAINED], [("cordon", "n1", "drained", "cordoned", "new power supply")]),
+        ([DRAINED], [events.Uncordoned(node_id="n1")], [("cordon", "n1", "uncordoned", "drained")]),
+        ([], [DRAINED, events.Uncordoned(node_id="n1")], []),
+        ([placed_event("i1")], [READY], [("shard", "i1 on n1/g1", "ready")]),
+        ([placed_event("i1"), READY], [FAILED], [("shard", "i1 on n1/g1", "failed", "ready", "out of memory")]),
+        ([placed_event("i1"), READY], [READY, ELSEWHERE], []),
+        ([], [scaled(2)], [("deployment", "d", "replicas", None, 2)]),
+        ([scaled(2)], [scaled(3)], [("deployment", "d", "replicas", 2, 3)]),
+        ([scaled(2)], [scaled(2)], []),
         ([], [events.ModelRegistered(profile=TINY)], [("model", "tiny", "registered")]),
         (
             [events.ModelRegistered(profile=TINY)],

@@ -12,7 +12,8 @@ from shardbus_schemas import events, subjects
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import DeviceGPUStateUpdated, GPUBandwidthMeasured, NodeJoined
 from shardbus_schemas.ids import DeviceKey
-from support.answers import placed_event, refused_event
+from shardbus_schemas.placement import PlacementRequest, StatePosition
+from support.answers import TINY, placed_event, refused_event
 from support.histories import START, reading, stored
 
 EVENTS = (
@@ -27,6 +28,22 @@ EVENTS = (
     events.DeviceLost(node_id="n1", device_id="g2", reason="gone"),
     events.InstanceDeleted(instance_id="i1", command_id="c8"),
     events.InstanceDeleted(instance_id="i3", command_id="c7"),
+    events.Cordoned(node_id="n2", drain=True),
+    events.Cordoned(node_id="n1", device_id="g1"),
+    events.ShardReported(instance_id="i2", node_id="n2", device_id="g1", state="ready", occurred_at=START),
+    events.InstancePending(
+        instance_id="i2",
+        cause="drained",
+        reason="n2 is drained",
+        result=refused_event("c").result,
+        position=StatePosition(),
+    ),
+    events.DeploymentScaled(
+        deployment_id="d", replicas=1, model=TINY, request=PlacementRequest(model_id="tiny"), command_id="c6"
+    ),
+    placed_event("i4", "n1/g9", deployment_id="d"),
+    events.InstanceDeleted(instance_id="i4", command_id="c5"),
+    placed_event("i5", "n9/g9", deployment_id="other"),
 )
 LINK = {"bandwidth_bytes_per_second": 1e9, "latency_seconds": 0.001, "measured_at": START}
 READINGS = (
@@ -54,18 +71,22 @@ def _stored(messages: Sequence[Any]) -> list[Stored]:
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
-        ({}, list(range(1, 12))),
+        ({}, list(range(1, 20))),
         ({"types": ["NodeJoined"]}, [1, 2]),
         ({"types": ["NodeJoined", "PlacementRejected"]}, [1, 2, 7]),
-        ({"node": "n1"}, [1, 3, 4, 5, 6, 8, 9, 10]),
-        ({"node": "n2"}, [2, 6, 8]),
-        ({"device": DeviceKey("n1/g1")}, [1, 3, 5, 10]),
-        ({"device": DeviceKey("n1/g2")}, [1, 4, 6, 8, 9]),
+        ({"node": "n1"}, [1, 3, 4, 5, 6, 8, 9, 10, 13, 15, 17, 18]),
+        ({"node": "n2"}, [2, 6, 8, 12, 14, 15]),
+        ({"device": DeviceKey("n1/g1")}, [1, 3, 5, 10, 13]),
+        ({"device": DeviceKey("n1/g2")}, [1, 4, 6, 8, 9, 15]),
+        ({"device": DeviceKey("n2/g1")}, [2, 6, 8, 12, 14, 15]),
         ({"device": DeviceKey("n1/g2"), "types": ["DeviceLost"]}, [9]),
-        ({"instance": "i2"}, [6, 8]),
-        ({"instance": "i2", "node": "n2"}, [6, 8]),
+        ({"instance": "i2"}, [6, 8, 14, 15]),
+        ({"instance": "i2", "node": "n2"}, [6, 8, 14, 15]),
         ({"instance": "i2", "types": ["InstanceLost"]}, [8]),
         ({"instance": "i2", "types": ["NodeJoined"]}, []),
+        ({"deployment": "d"}, [16, 17, 18]),
+        ({"deployment": "d", "node": "n1"}, [17, 18]),
+        ({"deployment": "e"}, []),
         ({"correlation": "c9"}, [7]),
         ({"correlation": "command-i1"}, [5]),
         ({"correlation": "event-3"}, [3]),
@@ -94,7 +115,8 @@ def test_the_server_is_asked_for_as_little_as_subjects_can_tell() -> None:
     ledger = subjects.INSTANCES_ALL
     assert Selection(FLEET).subjects() == ()
     assert Selection(FLEET, types=["FromTheFuture"]).subjects() == ()
-    assert Selection(FLEET, node="n1").subjects() == (subjects.event("node", "n1"), ledger)
+    about = (subjects.event("node", "n1"), subjects.event("cordon", "n1"), ledger, subjects.any_event("shard"))
+    assert Selection(FLEET, node="n1").subjects() == about
     assert Selection(FLEET, node="n1", types=["InstancePlaced"]).subjects() == [ledger]
     assert Selection(FLEET, node="n1", types=["NodeJoined"]).subjects() == [subjects.event("node", "n1")]
     assert Selection(FLEET, instance="i1", types=["InstancePlaced"]).subjects() == [subjects.event("instance", "i1")]

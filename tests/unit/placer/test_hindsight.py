@@ -5,25 +5,33 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
 from shardbus_eventstore.state import FleetState
+from shardbus_placer import telling
 from shardbus_placer.decider import decide
+from shardbus_placer.finding import find_place
 from shardbus_placer.hindsight import (
     PlacementAnswer,
     Reckoning,
     Rules,
     compare,
-    model_of,
     redo,
     result_of,
+    wanted_by,
     was_planned,
 )
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import BackendPolicy, Policy
+from shardbus_placer.reconcile import reconcile
+from shardbus_placer.wanted import Wanted
+from shardbus_placer.watch import Watch
 from shardbus_schemas import commands, events
+from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
+from shardbus_schemas.ids import CommandId, InstanceId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, Refusal, Refused
@@ -67,6 +75,12 @@ def decided(seen: FleetState, policy: Policy = PLAIN, now: datetime = NOW, **req
 
 def knowing(policy: Policy = PLAIN, **models: ModelProfile) -> Knowledge:
     return Knowledge({"tiny": TINY, **models}, policy, plan)
+
+
+def model_of(answer: PlacementAnswer, seen: FleetState) -> ModelProfile:
+    wanted = wanted_by(answer, seen, knowing())
+    assert wanted is not None
+    return wanted.model
 
 
 def again(answer: PlacementAnswer, seen: FleetState, policy: Policy = PLAIN, **rules: Any) -> Placed | Refused:
@@ -154,7 +168,7 @@ def test_the_model_is_that_of_then() -> None:
     seen = state(attic=10_000)
     usual = {"context_tokens": 0, "model_id": None, "model": own}
     for answer in (decided(seen, **usual), decided(seen, dry_run=True, **usual), decided(state(attic=1), **usual)):
-        assert model_of(answer, seen, knowing()) == own
+        assert model_of(answer, seen) == own
 
 
 def test_what_an_older_placer_wrote_is_looked_up_as_it_was_registered_then_and_in_the_catalogue() -> None:
@@ -162,10 +176,10 @@ def test_what_an_older_placer_wrote_is_looked_up_as_it_was_registered_then_and_i
     preview = decided(seen, dry_run=True)
     assert isinstance(preview, events.PlacementPreviewed)
     old = preview.model_copy(update={"model": None, "position": preview.position.model_copy(update={"as_of": None})})
-    assert model_of(old, seen, knowing()) == TINY
+    assert model_of(old, seen) == TINY
     own = TINY.model_copy(update={"layers": 2})
     registered = fold(seen, [received(events.ModelRegistered(profile=own), 9)])
-    assert model_of(old, registered, knowing()) == own
+    assert model_of(old, registered) == own
     assert redo(old, seen, NOW, Rules(Knowledge({}, PLAIN, plan))) is None
 
 
@@ -252,3 +266,93 @@ def test_the_summary_adds_up() -> None:
     assert rate.total_after == pytest.approx(2.5 * fast.predicted.tokens_per_second)
     assert rate.median_change == 0
     assert wait.total_after == pytest.approx(4 * fast.predicted.seconds_per_token)
+
+
+def with_a_place(seen: FleetState, **request: Any) -> FleetState:
+    return fold(seen, [received(decided(seen, **request), seen.positions["FLEET"] + 1)])
+
+
+def then(seen: FleetState, *told: FrozenModel) -> FleetState:
+    first = seen.positions["FLEET"] + 1
+    return fold(seen, [received(message, first + number) for number, message in enumerate(told)])
+
+
+def by_itself(seen: FleetState) -> PlacementAnswer:
+    step = reconcile(seen, fleet_of(seen, NOW), Watch(), {}, NOW, knowing())
+    answer = step.changes[-1]
+    assert isinstance(answer, PlacementAnswer)
+    return answer
+
+
+LOST = events.DeviceLost(node_id="b", device_id="cuda:0", reason="gone")
+
+
+def test_what_a_placer_moved_by_itself_is_planned_again_with_what_it_had() -> None:
+    seen = then(with_a_place(state(a=10_000, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert isinstance(answer, events.InstanceReplaced)
+    wanted = wanted_by(answer, seen, knowing())
+    assert wanted is not None
+    assert (wanted.model, wanted.instance_id) == (TINY, answer.instance_id)
+    difference = compare(result_of(answer), again(answer, seen))
+    assert (difference.kind, difference.after.stages[0].devices) == ("identical", ("a/cuda:0",))
+    assert was_planned(answer)
+
+
+def test_what_was_barred_stays_barred_and_what_gave_way_is_gone() -> None:
+    seen = with_a_place(state(a=10_000, b=10_000))
+    (name,) = seen.instances
+    away = commands.Move(instance_id=name, command_id="c2", away_from=("b",))
+    (answer,) = decide(received(away, 9, "COMMANDS"), seen, NOW, knowing())
+    assert isinstance(answer, events.InstanceReplaced)
+    assert answer.barred == ("b",)
+    assert compare(result_of(answer), again(answer, seen)).kind == "identical"
+
+    full = with_a_place(state(a=5_000))
+    vip = commands.Place(model_id="tiny", command_id="vip", priority=5, context_tokens=0, deadline_ms=10_000)
+    gone, placed = decide(received(vip, 9, "COMMANDS"), full, NOW, knowing())
+    assert isinstance(gone, events.InstancePending)
+    assert isinstance(placed, events.InstancePlaced)
+    assert compare(result_of(placed), again(placed, full)).kind == "identical"
+    assert not was_planned(gone), "that it gave way was no planner's word"
+
+
+def test_what_had_no_place_is_asked_again_and_another_policy_may_have_one() -> None:
+    tight = Policy(backends={}, other_backend=BackendPolicy(headroom_fraction=0.9, runtime_overhead_bytes=0))
+    seen = then(with_a_place(state(a=10, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert isinstance(answer, events.InstancePending)
+    assert was_planned(answer)
+    assert compare(result_of(answer), again(answer, seen)).kind == "identical"
+
+    waits = decided(state(attic=10_000), tight, wait_for_capacity=True)
+    assert isinstance(waits, events.InstancePending)
+    difference = compare(result_of(waits), again(waits, state(attic=10_000)))
+    assert (difference.kind, difference.after.stages[0].devices) == ("now_granted", ("attic/cuda:0",))
+
+
+def test_an_instance_that_the_state_does_not_have_cannot_be_planned_again() -> None:
+    seen = then(with_a_place(state(a=10_000, b=10_000)), LOST)
+    answer = by_itself(seen)
+    assert redo(answer, state(a=10_000), NOW, Rules(knowing())) is None
+
+
+def test_what_a_grant_permits_holds_again_and_where_nobody_wrote_it_down_nothing_is_said() -> None:
+    seen = state(attic=10_000)
+    few = Grant(subject="anna", memory_bytes=1000)
+    wanted = Wanted(InstanceId("tiny-1"), TINY, decided(seen).request, few)
+    found = find_place(wanted, seen, NOW, knowing())
+    assert isinstance(found.result, Refused)
+    waits = telling.pending(wanted, found.result, seen, NOW, cause="no_room", reason="quota", command_id=CommandId("c"))
+    assert waits.result.refusal.code == "quota_exceeded"
+    assert was_planned(waits)
+    assert compare(result_of(waits), again(waits, seen)).kind == "identical"
+    refused = events.PlacementRejected(
+        command_id=CommandId("c"),
+        model_id=TINY.model_id,
+        request=wanted.request,
+        result=found.result,
+        position=waits.position,
+        model=TINY,
+    )
+    assert not was_planned(refused)

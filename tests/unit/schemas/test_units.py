@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from shardbus_schemas.units import bytes_of, rate_of, seconds_of, seconds_text, tokens_text
+from shardbus_schemas.units import bytes_of, duration_text, rate_of, seconds_of, seconds_text, tokens_text
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,22 @@ def test_a_token_rate_has_tenths_where_they_say_something(rate: float | None, te
 )
 def test_a_duration_is_told_in_the_unit_that_fits_its_three_figures(seconds: float, said: str) -> None:
     assert seconds_text(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0"),
+        (-1, "0"),
+        (0.31, "310 ms"),
+        (59.4, "59.4 s"),
+        (59.97, "1 min"),
+        (1120, "18 min 40 s"),
+        (3600, "1 h"),
+        (85_980, "23 h 53 min"),
+        (183_600, "2 d 3 h"),
+        (86_400 * 400, "400 d"),
+    ],
+)
+def test_how_long_something_lasted_is_told_in_its_two_largest_units(seconds: float, said: str) -> None:
+    assert duration_text(seconds) == said
