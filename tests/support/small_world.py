@@ -39,6 +39,8 @@ HEARTBEAT_SECONDS = 10
 _REMEMBERED = timedelta(minutes=2)
 """For how long the bus knows the id of a message, and drops another of the same."""
 _MOST_STEPS = 2_000
+_FULL_REPORT = 6
+"""In every so many ticks all readings are told, changed or not."""
 
 
 class LawBrokenError(AssertionError):
@@ -66,6 +68,8 @@ class Device:
     """What programs that nobody asked for take."""
     is_throttling: bool = False
     is_there: bool = True
+    is_broken: bool = False
+    """Whether whatever is started here fails at once."""
     runners: dict[InstanceId, Runner] = field(default_factory=dict)
 
     @property
@@ -85,6 +89,8 @@ class Machine:
     """Whether what it says reaches the bus."""
     boots: int = 1
     ticks: int = 0
+    said: dict[str, object] = field(default_factory=dict)
+    """What it told last of each device, in this life."""
 
     @property
     def boot_id(self) -> BootId:
@@ -299,35 +305,44 @@ class World:
         return [f"{one.instance_id}: {one.reason}" for one in self.instances() if one.status != "placed"]
 
     def heartbeat(self) -> None:
-        """Let every machine that can be heard tell all its readings."""
-        for machine in self.machines.values():
-            if not (machine.is_up and machine.is_heard):
-                continue
-            machine.ticks += 1
-            there = [device for device in machine.devices.values() if device.is_there]
-            self._heard[NodeId(machine.node_id)] = {
-                DeviceKey.of(machine.node_id, device.device_id): device.others_bytes for device in there
-            }
-            states = tuple(
-                DeviceGPUState(
-                    node_id=NodeId(machine.node_id),
-                    device_id=DeviceId(device.device_id),
-                    memory_used_bytes=device.used_bytes,
-                    memory_total_bytes=device.total_bytes,
-                    is_thermal_throttling=device.is_throttling,
-                    last_update=self.now,
-                )
-                for device in there
+        """Let every machine that can be heard tell what has changed since; now and then, and at first, everything."""
+        self._tell_all(
+            [self._tick(machine) for machine in self.machines.values() if machine.is_up and machine.is_heard]
+        )
+
+    def _tick(self, machine: Machine) -> events.DeviceGPUStateUpdated:
+        machine.ticks += 1
+        node = NodeId(machine.node_id)
+        full = machine.ticks % _FULL_REPORT == 1
+        there = [device for device in machine.devices.values() if device.is_there]
+        self._heard[node] = {DeviceKey.of(node, device.device_id): device.others_bytes for device in there}
+        now = {one.device_id: (one.used_bytes, one.total_bytes, one.is_throttling) for one in there}
+        states = tuple(
+            DeviceGPUState(
+                node_id=node,
+                device_id=DeviceId(name),
+                memory_used_bytes=used,
+                memory_total_bytes=total,
+                is_thermal_throttling=throttling,
+                last_update=self.now,
             )
-            self.tell(
-                events.DeviceGPUStateUpdated(
-                    node_id=NodeId(machine.node_id),
-                    boot_id=machine.boot_id,
-                    tick=machine.ticks,
-                    heartbeat=True,
-                    states=states,
-                )
-            )
+            for name, (used, total, throttling) in now.items()
+            if full or machine.said.get(name) != now[name]
+        )
+        machine.said = dict(now)
+        return events.DeviceGPUStateUpdated(
+            node_id=node, boot_id=machine.boot_id, tick=machine.ticks, heartbeat=full, states=states
+        )
+
+    def _tell_all(self, ticks: Sequence[FrozenModel]) -> None:
+        """Append to ``TELEMETRY``, and fold once."""
+        first = self.state.positions.get(TELEMETRY, 0) + 1
+        envelope = Envelope(EventId("tick"), "DeviceGPUStateUpdated", 2, self.now, "small world")
+        received = [
+            Received(tick, envelope, TELEMETRY, first + number, self.now) for number, tick in enumerate(ticks)
+        ]
+        self.state = fold(self.state, received)
+        self.told += received
 
     # What befalls machines.
 
@@ -355,7 +370,7 @@ class World:
         machine = self.machines[node]
         if not machine.is_up:
             machine.is_up = machine.is_heard = True
-            machine.boots, machine.ticks = machine.boots + 1, 0
+            machine.boots, machine.ticks, machine.said = machine.boots + 1, 0, {}
             self._announce(machine)
         machine.is_heard = True
 
@@ -448,11 +463,12 @@ class World:
                     continue
                 key = DeviceKey.of(machine.node_id, device.device_id)
                 for instance_id, runner in device.runners.items():
-                    if runner.told == "failed":
-                        record = self.state.instances.get(instance_id)
-                        shard = None if record is None else record.shards.get(key)
-                        if record is None or shard is None or shard.sequence > record.updated_sequence:
-                            continue  # nobody has asked for it again yet
+                    if runner.told == "failed" and not self._is_asked_again(instance_id, key):
+                        continue
+                    if device.is_broken and self._reporting(instance_id) and machine.is_heard:
+                        runner.told = "failed"
+                        self._report(instance_id, key, "failed", 0, "cannot start")
+                        continue
                     before = runner.loaded_bytes
                     more = int(runner.wanted_bytes * min(1.0, seconds / self._loading_seconds)) + 1
                     free = device.total_bytes - device.used_bytes
@@ -462,6 +478,12 @@ class World:
                         if (runner.told, before) != (state, runner.loaded_bytes):
                             self._report(instance_id, key, state, runner.loaded_bytes)
                         runner.told = state
+
+    def _is_asked_again(self, instance_id: InstanceId, key: DeviceKey) -> bool:
+        """Return whether an instance was placed anew since its shard failed here."""
+        record = self.state.instances.get(instance_id)
+        shard = None if record is None else record.shards.get(key)
+        return record is not None and shard is not None and shard.sequence < record.updated_sequence
 
     def _report(self, instance_id: InstanceId, key: DeviceKey, state: str, used: int, message: str | None = None) -> None:
         said = {"instance_id": instance_id, "node_id": key.node_id, "device_id": key.device_id, "state": state}
@@ -508,7 +530,7 @@ class World:
             case events.InstanceReplaced():
                 self.counts[f"InstanceReplaced {message.cause}"] += 1
                 self._placed(message.instance_id)
-                self.moved_bytes += 0 if message.plan.movement is None else message.plan.movement.moved_bytes
+                self.moved_bytes += _moved_bytes(before.instances[message.instance_id], message.plan)
             case events.InstancePending():
                 self.counts[f"InstancePending {message.cause}"] += 1
                 self._pending_since.setdefault(message.instance_id, self.now)
@@ -621,6 +643,20 @@ class World:
             found = find_place(wanted_of(record), self.state, self.now, self.knowledge, barred=barred)
             _must(not isinstance(found.result, Placed), f"{record.instance_id} could be placed, and is not")
         _must(self.running() == self.promises(), f"what runs is not what is placed: {self.running()}, {self.promises()}")
+
+
+def _moved_bytes(before: InstanceRecord, plan: Placed) -> int:
+    """Return the bytes of layers that are on a device on which they were not."""
+    old = before.plan.stages if before.status == "placed" and before.plan is not None else ()
+    had = {(key, layer) for stage in old for key in stage.devices for layer in range(stage.start_layer, stage.end_layer)}
+    sizes = before.model.bytes_by_layer
+    return sum(
+        sizes[layer]
+        for stage in plan.stages
+        for key in stage.devices
+        for layer in range(stage.start_layer, stage.end_layer)
+        if (key, layer) not in had
+    )
 
 
 def _facts(device: Device) -> DeviceFacts:
