@@ -26,6 +26,7 @@ from shardbus_placer.watch import Watch, look, unstable
 from shardbus_schemas import commands, events
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.envelope import Envelope
+from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import BootId, CommandId, DeviceId, DeviceKey, EventId, InstanceId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
@@ -114,7 +115,11 @@ def knowledge_of(
 
 
 class World:
-    """See the module. ``reporting``: whether runtimes say what they take, for each instance."""
+    """See the module.
+
+    ``reporting``: whether runtimes say what they take, for each instance. ``again``: whether each first placement is
+    decided again. ``linked``: whether nodes measure the links between them.
+    """
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class World:
         reporting: Callable[[InstanceId], bool] = lambda _: True,
         loading_seconds: float = 20,
         again: bool = True,
+        linked: bool = True,
     ) -> None:
         self.now = MIDNIGHT
         self.knowledge = knowledge
@@ -140,6 +146,7 @@ class World:
         self._reporting = reporting
         self._loading_seconds = loading_seconds
         self._again = again
+        self._linked = linked
         self._pending_since: dict[InstanceId, datetime] = {}
         self._heard: dict[NodeId, dict[DeviceKey, int]] = {}
         """What others took on each device when it was told of last."""
@@ -147,6 +154,7 @@ class World:
         self._seen: deque[FleetState] = deque(maxlen=32)
         self._asked = 0
         self.commands: dict[CommandId, Received[commands.Command]] = {}
+        self._fleet = (self.state, self.now, fleet_of(self.state, self.now))
         for machine in machines:
             self._announce(machine)
         self.heartbeat()
@@ -233,11 +241,18 @@ class World:
 
     def propose(self, placer: Caretaker) -> Step:
         """Let a placer look at the world as it is now, and return the step that it would take."""
-        fleet = fleet_of(self.state, self.now)
+        fleet = self.fleet
         placer.watch = look(placer.watch, fleet, self.now)
         step = reconcile(self.state, fleet, placer.watch, placer.tried, self.now, self.knowledge)
         placer.tried, placer.next_at = step.tried, step.next_at
         return step
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet as everybody sees it now."""
+        if self._fleet[0] is not self.state or self._fleet[1] != self.now:
+            self._fleet = (self.state, self.now, fleet_of(self.state, self.now))
+        return self._fleet[2]
 
     def settle(self, *, most: int = _MOST_STEPS) -> int:
         """Let the placers act until none has anything to do at this moment; return how many steps that took."""
@@ -505,7 +520,7 @@ class World:
         for device in machine.devices.values():
             if device.is_there:
                 self.tell(events.DeviceRegistered(node_id=NodeId(machine.node_id), device=_facts(device)))
-        for other in self.machines.values():
+        for other in self.machines.values() if self._linked else ():
             if other is not machine:
                 for ends in ((machine.node_id, other.node_id), (other.node_id, machine.node_id)):
                     figures = {"bandwidth_bytes_per_second": 1e9, "latency_seconds": 1e-4, "measured_at": self.now}
@@ -567,13 +582,18 @@ class World:
             total = after.devices[key].facts.memory_total_bytes
             promised = sum(one.promised.get(key, 0) for one in after.instances.values())
             _must(total is not None and promised <= total, f"{key} is promised {promised} of {total}")
-            reporting = [one for one in after.instances.values() if one.promised.get(key)]
-            if all(self._reporting(one.instance_id) for one in reporting):
+            beside = [one for one in before.instances.values() if one.promised.get(key)]
+            if all(self._has_reported(one, key) for one in beside if one.instance_id != message.instance_id):
                 others = self._heard.get(key.node_id, {}).get(key, 0)
                 _must(
                     total is not None and promised + others <= total,
                     f"{key} has {total}, others take {others}, {promised} are promised by {message!r}",
                 )
+
+    def _has_reported(self, record: InstanceRecord, key: DeviceKey) -> bool:
+        """Return whether what runs there for an instance has said so: until then a rise is taken for its own."""
+        runner = self.device(key).runners.get(record.instance_id)
+        return runner is not None and runner.told in ("loading", "ready")
 
     def _check_given_way(
         self, message: events.InstancePlaced | events.InstanceReplaced, before: FleetState
@@ -600,9 +620,9 @@ class World:
 
     def _check_settled(self) -> None:
         """Where nothing is to be done, nobody is where he must not be, and there are as many as are wanted."""
-        fleet = fleet_of(self.state, self.now)
+        fleet = self.fleet
         status = {key: device.status for key, _, device in fleet.devices()}
-        rules = self.knowledge.rules
+        rules, limited = self.knowledge.rules, self._is_limited()
         for record in self.instances():
             for key in record.promised:
                 cordon = cordon_of(self.state, key)
@@ -610,7 +630,6 @@ class World:
                 _must(not drained, f"{record.instance_id} is on {key}, which is drained")
                 shard = record.shards.get(key)
                 failed = shard is not None and shard.report.state == "failed" and shard.sequence > record.updated_sequence
-                limited = self._is_limited()
                 _must(not failed or limited, f"{record.instance_id} is on {key}, where it failed")
                 if rules.lost_after_seconds == rules.stale_after_seconds == 0:
                     away = status.get(key) in (None, "lost", "stale")

@@ -27,8 +27,8 @@ MODELS = (
 _KINDS = ((16, 320e9), (24, 936e9), (24, 1008e9), (48, 960e9), (80, 2039e9))
 """GiB and bytes per second."""
 _PER_HOUR = {
-    "place": 40,
-    "delete": 34,
+    "place": 60,
+    "delete": 45,
     "move": 6,
     "scale": 12,
     "drain": 5,
@@ -62,7 +62,7 @@ class _Later:
 class Soak:
     """A day in ``world``, drawn from a seed. ``racing``: all placers plan before any of them appends."""
 
-    def __init__(self, seed: int, *, nodes: int = 36, real: bool = False, racing: bool = False) -> None:
+    def __init__(self, seed: int, *, nodes: int = 24, real: bool = False, racing: bool = False) -> None:
         self._random = Random(seed)
         self._racing = racing
         planner: Planner = plan if real else quick_plan
@@ -75,6 +75,7 @@ class Soak:
             reporting=lambda name: hash_of(name) % 4 != 0,
             loading_seconds=60,
             again=not real,
+            linked=real,
         )
         self.asked: Counter[str] = Counter()
         self._deadline = {"deadline_ms": 30_000.0} if real else {}
