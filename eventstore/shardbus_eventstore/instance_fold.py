@@ -22,9 +22,9 @@ from shardbus_schemas.registry import Received
 from shardbus_eventstore.state import Baseline, InstanceRecord, ShardRecord
 
 AGAINST_ITS_WILL: Final = frozenset[ChangeCause](
-    {"device_lost", "throttling", "memory_taken", "shard_failed", "overcommitted"}
+    {"device_lost", "throttling", "memory_taken", "shard_failed", "overcommitted", "preempted"}
 )
-"""Causes that say that a device did not keep what was expected of it; they count for the back-off."""
+"""Causes that say that a place was not what it promised to be; they count for the back-off."""
 _DISPLACEMENTS_KEPT: Final = 8
 
 
