@@ -25,6 +25,10 @@ BARE = Policy(
 """Nothing is kept free, and a runtime takes nothing: bytes can be added up by hand."""
 
 
+_MOVING = 1.05
+"""By how much another device must be quicker than one where the model is already."""
+
+
 def quick_plan(
     fleet: Fleet,
     model: ModelProfile,
@@ -32,10 +36,11 @@ def quick_plan(
     policy: Policy,
     *,
     held: Held | None = None,
-    horizon_tokens: float | None = None,  # noqa: ARG001 -- a Planner: what is held stays in any case
+    horizon_tokens: float | None = None,  # noqa: ARG001 -- a Planner: moving is always worth the same
     variants: Iterable[ModelProfile] = (),  # noqa: ARG001 -- a Planner
 ) -> Placed | Refused:
-    """Return the model on as few devices as hold it: where it is already, then the quickest; layers are all alike.
+    """Return the model on as few devices as hold it: the quickest first, where it is already
+    before one that is hardly quicker; layers are all alike.
 
     Every device may hand over to every other: links do not count.
     """
@@ -43,7 +48,7 @@ def quick_plan(
     at_home = held or {}
     usable = sorted(
         ((key, device) for key, device in _usable(fleet, request, policy)),
-        key=lambda one: (one[0] not in at_home, _seconds(one[1], size, policy), one[0]),
+        key=lambda one: (_seconds(one[1], size, policy) * (1 if one[0] in at_home else _MOVING), one[0]),
     )
     room = {key: _free(device) // size for key, device in usable}
     devices = dict(usable)

@@ -314,6 +314,7 @@ class World:
             if self.now > end:
                 raise LawBrokenError(f"something is still due after {within:g} s: {self.needs()}")
             self.pass_time(max(0.01, (min(moments) - self.now).total_seconds()), step=86_400)
+        self.pass_time(60, step=30)  # what was placed last loads
 
     def needs(self) -> Sequence[str]:
         """Return who is without a place, for messages."""
@@ -579,18 +580,18 @@ class World:
             total = after.devices[key].facts.memory_total_bytes
             promised = sum(one.promised.get(key, 0) for one in after.instances.values())
             _must(total is not None and promised <= total, f"{key} is promised {promised} of {total}")
-            beside = [one for one in before.instances.values() if one.promised.get(key)]
-            if all(self._has_reported(one, key) for one in beside):
+            if self._all_have_reported(key, before):
                 others = self._heard.get(key.node_id, {}).get(key, 0)
                 _must(
                     total is not None and promised + others <= total,
                     f"{key} has {total}, others take {others}, {promised} are promised by {message!r}",
                 )
 
-    def _has_reported(self, record: InstanceRecord, key: DeviceKey) -> bool:
-        """Return whether what runs there for an instance has said so: until then a rise is taken for its own."""
-        runner = self.device(key).runners.get(record.instance_id)
-        return runner is not None and runner.told in ("loading", "ready")
+    def _all_have_reported(self, key: DeviceKey, state: FleetState) -> bool:
+        """Return whether all that runs there, or was to run there, has said so: until then a rise is taken for its own."""
+        runners = self.device(key).runners
+        there = {one.instance_id for one in state.instances.values() if key in one.promised}
+        return there <= runners.keys() and all(runner.told in ("loading", "ready") for runner in runners.values())
 
     def _check_given_way(
         self, message: events.InstancePlaced | events.InstanceReplaced, before: FleetState
