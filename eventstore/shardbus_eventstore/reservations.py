@@ -20,11 +20,16 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from shardbus_schemas.events import ShardReported
 from shardbus_schemas.ids import DeviceKey, InstanceId
 
 from shardbus_eventstore.state import DeviceStateRecord, FleetState, InstanceRecord
+
+
+_HOLDING: Final = ("loading", "ready")
+"""States of a shard in which it takes memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,12 @@ def claims_of(state: FleetState) -> Mapping[DeviceKey, Sequence[Claim]]:
     on_device: dict[DeviceKey, list[InstanceRecord]] = defaultdict(list)
     for instance in state.instances.values():
         if instance.is_wanted:
-            for key in {**instance.promised, **instance.shards}:
+            promised = instance.promised
+            for key in promised:
                 on_device[key].append(instance)
+            for key, shard in instance.shards.items():
+                if key not in promised and shard.report.state in _HOLDING:
+                    on_device[key].append(instance)
     return {
         key: _claims(key, instances, state.device_states.get(key), _announced_at(key, state))
         for key, instances in on_device.items()
@@ -113,7 +122,7 @@ def _decided_at(instance: InstanceRecord, key: DeviceKey) -> datetime:
 def _report(instance: InstanceRecord, key: DeviceKey, announced_at: datetime | None) -> ShardReported | None:
     """Return what its runtime says of itself there, if it runs, and the word is not from an earlier life."""
     shard, baseline = instance.shards.get(key), instance.baselines.get(key)
-    if shard is None or shard.report.state not in ("loading", "ready"):
+    if shard is None or shard.report.state not in _HOLDING:
         return None
     since = [moment for moment in (announced_at, baseline and baseline.decided_at) if moment is not None]
     return shard.report if all(shard.recorded_at > moment for moment in since) else None

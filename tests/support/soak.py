@@ -27,8 +27,8 @@ MODELS = (
 _KINDS = ((16, 320e9), (24, 936e9), (24, 1008e9), (48, 960e9), (80, 2039e9))
 """GiB and bytes per second."""
 _PER_HOUR = {
-    "place": 60,
-    "delete": 45,
+    "place": 50,
+    "delete": 42,
     "move": 6,
     "scale": 12,
     "drain": 5,
