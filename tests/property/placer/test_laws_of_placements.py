@@ -4,16 +4,20 @@ Safety is checked by the world at every event (``support.small_world``) and when
 checked once the faults stop. They are kept apart: the first tests never wait, the second never looks in between.
 """
 
+from collections import Counter
 from typing import Any
 
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from shardbus_placer.life_rules import LifeRules
-from shardbus_schemas import commands
+from shardbus_placer.planner import plan
+from shardbus_placer.policy import Policy
+from shardbus_schemas import commands, events
 from shardbus_schemas.ids import InstanceId
 from support.small_world import Device, World, knowledge_of, machine, model
 
+GIB = 1 << 30
 MODELS = (model("small", 20), model("middle", 48), model("large", 120, layers=8))
 NODES = ("a", "b", "c")
 DEVICES = ("a/g0", "a/g1", "b/g0", "c/g0")
@@ -186,8 +190,122 @@ class Liveness(Life):
         self.world.check_streams()
 
 
-PLAY = settings(max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+class Race(Life):
+    """Two placers that see the same, plan the same, and append one after the other; a command is answered by both."""
+
+    placers = 2
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle_in_a_race()
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule(name=st.sampled_from([one.model_id for one in MODELS]), priority=st.integers(0, 2))
+    def both_answer(self, name: str, priority: int) -> None:
+        self.number += 1
+        wish = commands.Place(model_id=name, priority=priority, command_id=f"c{self.number}", wait_for_capacity=True)
+        sent, seen, ledger = self.world.sent(wish), self.world.state, self.world.ledger
+        self.world.answer(sent, seen, ledger)
+        self.world.answer(sent, seen, ledger)  # on what it saw before the other's answer: it comes too late
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.settle_in_a_race()
+            self.world.check_streams()
+
+
+PLAY = settings(max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TestSafety = Safety.TestCase
 TestSafety.settings = PLAY
 TestLiveness = Liveness.TestCase
 TestLiveness.settings = PLAY
+TestRace = Race.TestCase
+TestRace.settings = settings(PLAY, max_examples=25)
+
+
+@given(st.lists(st.tuples(st.sampled_from(NODES), st.floats(1, 20), st.floats(1, 20)), min_size=20, max_size=40))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_nodes_that_flap_cause_no_storm(flaps: list[tuple[str, float, float]]) -> None:
+    """Each instance is moved, or loses its place, a number of times that doublings of its back-off bound."""
+    rules = LifeRules()
+    world = World([machine(node, 100) for node in NODES], knowledge_of(*MODELS, rules=rules))
+    for number in range(4):
+        world.command(commands.Place(model_id="small", command_id=f"c{number}", wait_for_capacity=True))
+    began = world.now
+    for node, away, back in flaps:
+        world.leave(node)
+        world.pass_time(away, step=5)
+        world.come_back(node)
+        world.pass_time(back, step=5)
+    windows = 1 + int((world.now - began).total_seconds() / rules.back_off_window_seconds)
+    # Within a window: the first time at once, then after 5, 10, ... s, until the pauses fill the window.
+    times = 2 + int(rules.back_off_window_seconds / rules.back_off_seconds).bit_length()
+    displaced: Counter[str] = Counter()
+    for told in world.told:
+        if isinstance(told.message, events.InstancePending | events.InstanceReplaced):
+            displaced[told.message.instance_id] += told.message.cause == "device_lost"
+    assert max(displaced.values(), default=0) <= windows * times
+    world.rest()
+    world.check_quiet()
+
+
+class OnTheRealPlanner(RuleBasedStateMachine):
+    """Fewer rules, on plans that count links, headroom and what is moved; time never decides."""
+
+    @initialize()
+    def begin(self) -> None:
+        machines = [machine("a", 24 * GIB, 16 * GIB, speed=9e11), machine("b", 24 * GIB, speed=3e11)]
+        machines.append(machine("c", 16 * GIB, speed=6e11))
+        models = (model("small", 4 * GIB), model("large", 30 * GIB, layers=6))
+        self.world = World(machines, knowledge_of(*models, plan=plan, policy=Policy()))
+        self.number = 0
+
+    @rule(name=st.sampled_from(("small", "small", "large")), priority=st.integers(0, 1))
+    def place(self, name: str, priority: int) -> None:
+        self.number += 1
+        self.world.command(
+            commands.Place(
+                model_id=name,
+                priority=priority,
+                command_id=f"c{self.number}",
+                wait_for_capacity=True,
+                deadline_ms=60_000.0,
+            )
+        )
+
+    @rule(node=nodes)
+    def leave(self, node: str) -> None:
+        self.world.leave(node)
+        self.world.settle()
+
+    @rule(node=nodes)
+    def come_back(self, node: str) -> None:
+        self.world.come_back(node)
+        self.world.settle()
+
+    @rule(node=nodes, kind=st.sampled_from((commands.Drain, commands.Uncordon)))
+    def drain(self, node: str, kind: Any) -> None:
+        self.number += 1
+        self.world.command(kind(node_id=node, command_id=f"c{self.number}"))
+        self.world.settle()
+
+    @rule(threshold=st.sampled_from((0.0, 0.1)))
+    def rebalance(self, threshold: float) -> None:
+        self.number += 1
+        self.world.command(commands.Rebalance(threshold=threshold, command_id=f"c{self.number}"))
+
+    @rule()
+    def pass_time(self) -> None:
+        self.world.pass_time(20)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            for node in NODES:
+                self.world.come_back(node)
+            self.world.rest()
+            self.world.check_quiet()
+            self.world.check_streams()
+
+
+TestOnTheRealPlanner = OnTheRealPlanner.TestCase
+TestOnTheRealPlanner.settings = settings(PLAY, max_examples=12, stateful_step_count=12)
