@@ -46,7 +46,7 @@ def fleet_of(
             reserved = sum(claim.reserved for claim in mine if claim.instance_id not in without)
             freed = sum(claim.used for claim in mine if claim.instance_id in without)
             devices_by_node[device.node_id].append(_device(device, reading, status, reserved, freed))
-    # Not validated anew, for this is asked for several times a second: names are keys of maps, and so each is there once.
+    # Not validated anew, for this is asked for several times a second: names are keys of maps, so none is there twice.
     return Fleet.model_construct(
         None,
         nodes=tuple(

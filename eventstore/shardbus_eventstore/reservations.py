@@ -27,7 +27,6 @@ from shardbus_schemas.ids import DeviceKey, InstanceId
 
 from shardbus_eventstore.state import DeviceStateRecord, FleetState, InstanceRecord
 
-
 _HOLDING: Final = ("loading", "ready")
 """States of a shard in which it takes memory."""
 

@@ -140,10 +140,10 @@ def _giving_way(state: FleetState, priority: int) -> Mapping[DeviceKey, int]:
     return found
 
 
-def _alive(tried: Mapping[tuple[str, str, int], CapacitySeen], state: FleetState) -> Tried:
+def _alive(tried: Tried, state: FleetState) -> Tried:
     """Return what is about instances as they are now."""
     now = {(record.instance_id, record.updated_sequence) for record in state.instances.values() if record.is_wanted}
-    return {key: room for key, room in tried.items() if (key[0], key[2]) in now}
+    return {key: attempt for key, attempt in tried.items() if (key[0], key[2]) in now}
 
 
 def _moved_lately(state: FleetState, now: datetime) -> int:

@@ -36,8 +36,8 @@ def quick_plan(
     policy: Policy,
     *,
     held: Held | None = None,
-    horizon_tokens: float | None = None,  # noqa: ARG001 -- a Planner: moving is always worth the same
-    variants: Iterable[ModelProfile] = (),  # noqa: ARG001 -- a Planner
+    horizon_tokens: float | None = None,
+    variants: Iterable[ModelProfile] = (),
 ) -> Placed | Refused:
     """Return the model on as few devices as hold it: the quickest first, where it is already
     before one that is hardly quicker; layers are all alike.

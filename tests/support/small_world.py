@@ -30,7 +30,7 @@ from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import BootId, CommandId, DeviceId, DeviceKey, EventId, InstanceId, NodeId
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest
+from shardbus_schemas.placement import Placed
 from shardbus_schemas.registry import Received
 from shardbus_schemas.telemetry import DeviceGPUState
 from support.quick_planner import BARE, quick_plan
@@ -354,9 +354,7 @@ class World:
         """Append to ``TELEMETRY``, and fold once."""
         first = self.state.positions.get(TELEMETRY, 0) + 1
         envelope = Envelope(EventId("tick"), "DeviceGPUStateUpdated", 2, self.now, "small world")
-        received = [
-            Received(tick, envelope, TELEMETRY, first + number, self.now) for number, tick in enumerate(ticks)
-        ]
+        received = [Received(tick, envelope, TELEMETRY, first + number, self.now) for number, tick in enumerate(ticks)]
         self.state = fold(self.state, received)
         self.told += received
 
@@ -501,7 +499,9 @@ class World:
         shard = None if record is None else record.shards.get(key)
         return record is not None and shard is not None and shard.sequence < record.updated_sequence
 
-    def _report(self, instance_id: InstanceId, key: DeviceKey, state: str, used: int, message: str | None = None) -> None:
+    def _report(
+        self, instance_id: InstanceId, key: DeviceKey, state: str, used: int, message: str | None = None
+    ) -> None:
         said = {"instance_id": instance_id, "node_id": key.node_id, "device_id": key.device_id, "state": state}
         self.tell(
             events.ShardReported.model_validate(
@@ -525,9 +525,7 @@ class World:
             if other is not machine:
                 for ends in ((machine.node_id, other.node_id), (other.node_id, machine.node_id)):
                     figures = {"bandwidth_bytes_per_second": 1e9, "latency_seconds": 1e-4, "measured_at": self.now}
-                    self.tell(
-                        events.GPUBandwidthMeasured.model_validate({"from": ends[0], "to": ends[1], **figures})
-                    )
+                    self.tell(events.GPUBandwidthMeasured.model_validate({"from": ends[0], "to": ends[1], **figures}))
 
     def _speaks(self, node: str) -> bool:
         return self.machines[node].is_up and self.machines[node].is_heard
@@ -588,15 +586,17 @@ class World:
                 )
 
     def _all_have_reported(self, key: DeviceKey, state: FleetState) -> bool:
-        """Return whether all that runs there, or was to run there, has said so: until then a rise is taken for its own."""
+        """Return whether all that runs or is to run there has said so: until then a rise is taken for its own."""
         runners = self.device(key).runners
         there = {one.instance_id for one in state.instances.values() if key in one.promised}
         return there <= runners.keys() and all(runner.told in ("loading", "ready") for runner in runners.values())
 
-    def _check_given_way(
-        self, message: events.InstancePlaced | events.InstanceReplaced, before: FleetState
-    ) -> None:
-        own = message.request if isinstance(message, events.InstancePlaced) else before.instances[message.instance_id].request
+    def _check_given_way(self, message: events.InstancePlaced | events.InstanceReplaced, before: FleetState) -> None:
+        own = (
+            message.request
+            if isinstance(message, events.InstancePlaced)
+            else before.instances[message.instance_id].request
+        )
         for name in message.gave_way:
             victim = before.instances[name]
             _must(victim.request.priority < own.priority, f"{name} gave way to an equal: {message.instance_id}")
@@ -627,7 +627,9 @@ class World:
                 drained = cordon is not None and cordon.drain
                 _must(not drained, f"{record.instance_id} is on {key}, which is drained")
                 shard = record.shards.get(key)
-                failed = shard is not None and shard.report.state == "failed" and shard.sequence > record.updated_sequence
+                failed = (
+                    shard is not None and shard.report.state == "failed" and shard.sequence > record.updated_sequence
+                )
                 _must(not failed or limited, f"{record.instance_id} is on {key}, where it failed")
                 if rules.lost_after_seconds == rules.stale_after_seconds == 0:
                     away = status.get(key) in (None, "lost", "stale")
@@ -637,9 +639,7 @@ class World:
             _must(there == deployment.replicas, f"{there} replicas of {deployment.replicas}")
 
     def _is_limited(self) -> bool:
-        lately = sum(
-            self.now - record.updated_at < timedelta(minutes=1) for record in self.state.instances.values()
-        )
+        lately = sum(self.now - record.updated_at < timedelta(minutes=1) for record in self.state.instances.values())
         return lately >= self.knowledge.rules.moves_per_minute
 
     def check_streams(self) -> None:
@@ -659,13 +659,17 @@ class World:
             _must(not unstable(watch, self.now, self.knowledge.rules), "a device is not trusted yet")
             found = find_place(wanted_of(record), self.state, self.now, self.knowledge, barred=barred)
             _must(not isinstance(found.result, Placed), f"{record.instance_id} could be placed, and is not")
-        _must(self.running() == self.promises(), f"what runs is not what is placed: {self.running()}, {self.promises()}")
+        _must(
+            self.running() == self.promises(), f"what runs is not what is placed: {self.running()}, {self.promises()}"
+        )
 
 
 def _moved_bytes(before: InstanceRecord, plan: Placed) -> int:
     """Return the bytes of layers that are on a device on which they were not."""
     old = before.plan.stages if before.status == "placed" and before.plan is not None else ()
-    had = {(key, layer) for stage in old for key in stage.devices for layer in range(stage.start_layer, stage.end_layer)}
+    had = {
+        (key, layer) for stage in old for key in stage.devices for layer in range(stage.start_layer, stage.end_layer)
+    }
     sizes = before.model.bytes_by_layer
     return sum(
         sizes[layer]
@@ -685,7 +689,7 @@ def _facts(device: Device) -> DeviceFacts:
     )
 
 
-def _must(condition: bool, otherwise: str) -> None:  # noqa: FBT001 -- reads as a sentence
+def _must(condition: bool, otherwise: str) -> None:
     if not condition:
         raise LawBrokenError(otherwise)
 
@@ -699,5 +703,3 @@ def machine(node: str, *totals: int, speed: float = 1000.0, **labels: str) -> Ma
 def model(name: str, size: int, layers: int = 4) -> ModelProfile:
     """Return a model of so many bytes in all, in equal layers."""
     return ModelProfile(model_id=name, layers=layers, layer_bytes=size // layers)
-
-

@@ -15,7 +15,7 @@ from shardbus_schemas import commands
 from shardbus_schemas.ids import InstanceId
 from shardbus_schemas.registry import Received
 from support.quick_planner import BARE, quick_plan
-from support.small_world import HEARTBEAT_SECONDS, Device, Machine, World, knowledge_of, model
+from support.small_world import Device, Machine, World, knowledge_of, model
 
 GIB = 1 << 30
 MODELS = (
@@ -26,9 +26,11 @@ MODELS = (
 )
 _KINDS = ((16, 320e9), (24, 936e9), (24, 1008e9), (48, 960e9), (80, 2039e9))
 """GiB and bytes per second."""
+_STEP_SECONDS = 20
+"""Two heartbeats: of three that may be missed, one is always told."""
 _PER_HOUR = {
-    "place": 50,
-    "delete": 42,
+    "place": 40,
+    "delete": 34,
     "move": 6,
     "scale": 12,
     "drain": 5,
@@ -62,7 +64,7 @@ class _Later:
 class Soak:
     """A day in ``world``, drawn from a seed. ``racing``: all placers plan before any of them appends."""
 
-    def __init__(self, seed: int, *, nodes: int = 24, real: bool = False, racing: bool = False) -> None:
+    def __init__(self, seed: int, *, nodes: int = 20, real: bool = False, racing: bool = False) -> None:
         self._random = Random(seed)
         self._racing = racing
         planner: Planner = plan if real else quick_plan
@@ -86,11 +88,11 @@ class Soak:
         """Play, then let the faults end, and wait until nothing is due any more."""
         world = self.world
         end = world.now + timedelta(hours=hours)
-        share = HEARTBEAT_SECONDS / 3600
+        share = _STEP_SECONDS / 3600
         kinds = list(_PER_HOUR)
         weights = list(_PER_HOUR.values())
         while world.now < end:
-            world.pass_time(HEARTBEAT_SECONDS, settle=False)
+            world.pass_time(_STEP_SECONDS, step=_STEP_SECONDS, settle=False)
             for later in sorted(one for one in self._later if one.at <= world.now):
                 self._later.remove(later)
                 getattr(self, f"_end_{later.what}")(later.name)
@@ -119,22 +121,25 @@ class Soak:
     def story(self) -> str:
         """Return what happened, in figures."""
         world = self.world
-        moves = {name[17:]: count for name, count in sorted(world.counts.items()) if name.startswith("InstanceReplaced ")}
-        waits = {name[16:]: count for name, count in sorted(world.counts.items()) if name.startswith("InstancePending ")}
+        moves = {
+            name[17:]: count for name, count in sorted(world.counts.items()) if name.startswith("InstanceReplaced ")
+        }
+        waits = {
+            name[16:]: count for name, count in sorted(world.counts.items()) if name.startswith("InstancePending ")
+        }
         waited = world.pending_seconds or [0.0]
         there = list(world.instances())
-        return "\n".join(
-            (
-                f"{len(world.told)} messages, {sum(self.asked.values())} faults and wishes: {dict(sorted(self.asked.items()))}",
-                f"placed {world.counts['InstancePlaced']}, deleted {world.counts['InstanceDeleted']}, "
-                f"refused {world.counts['PlacementRejected']}",
-                f"moved {sum(moves.values())}: {moves}; {world.moved_bytes / GIB:.0f} GiB",
-                f"without a place {sum(waits.values())}: {waits}; "
-                f"for {median(waited):.0f} s (median), {fmean(waited):.0f} s (mean), {max(waited):.0f} s (most)",
-                f"at the end {len(there)} wanted, {sum(one.status == 'placed' for one in there)} placed, "
-                f"{len(world.state.deployments)} deployments",
-            )
-        )
+        lines = [
+            f"{len(world.told)} messages, {sum(self.asked.values())} faults and wishes:",
+            f"  {dict(sorted(self.asked.items()))}",
+            "{InstancePlaced} placed, {InstanceDeleted} deleted, {PlacementRejected} refused".format_map(world.counts),
+            f"moved {sum(moves.values())}: {moves}",
+            f"  {world.moved_bytes / GIB:.0f} GiB fetched",
+            f"without a place {sum(waits.values())}: {waits}",
+            f"  for {median(waited):.0f} s (median), {fmean(waited):.0f} s (mean), {max(waited):.0f} s (most)",
+            f"at the end {len(there)} wanted, {sum(one.status == 'placed' for one in there)} placed",
+        ]
+        return "\n".join(lines)
 
     def _machine(self, name: str, number: int) -> Machine:
         size, speed = self._random.choice(_KINDS)
@@ -155,9 +160,7 @@ class Soak:
     def _place(self) -> None:
         one = self._random.choices(MODELS, (4, 4, 2, 1))[0]
         priority, waits = self._random.choices((0, 1, 5), (6, 3, 1))[0], self._random.random() < 0.7
-        self._ask(
-            commands.Place, model_id=one.model_id, priority=priority, wait_for_capacity=waits, **self._deadline
-        )
+        self._ask(commands.Place, model_id=one.model_id, priority=priority, wait_for_capacity=waits, **self._deadline)
 
     def _delete(self) -> None:
         if (name := self._instance()) is not None:

@@ -16,7 +16,7 @@ def test_the_fleet_ends_where_the_events_say(capsys: pytest.CaptureFixture[str])
     soak = Soak(SEED)
     soak.run(HOURS)
     with capsys.disabled():
-        print(f"\n{HOURS:g} hours, seed {SEED}\n{soak.story()}")
+        print(f"\n{HOURS:g} hours, seed {SEED}\n{soak.story()}")  # noqa: T201 -- its figures are what it is run for
     soak.world.check_streams()
     soak.world.check_quiet()
     assert soak.world.counts["InstanceReplaced"] > HOURS, "too little happened"

@@ -101,9 +101,7 @@ class Card:
 
     def say(self, name: str, used: int | None, state: str = "loading") -> None:
         said = {"instance_id": name, "node_id": "n", "device_id": "g", "state": state}
-        self.tell(
-            events.ShardReported.model_validate({**said, "memory_used_bytes": used, "occurred_at": self.clock})
-        )
+        self.tell(events.ShardReported.model_validate({**said, "memory_used_bytes": used, "occurred_at": self.clock}))
 
     @property
     def reserved(self) -> int:
@@ -293,7 +291,7 @@ loads = st.lists(
 
 
 @given(loads, st.booleans())
-def test_nothing_is_counted_twice_and_nothing_is_forgotten(steps: list[tuple[str, int, int]], reporting: bool) -> None:  # noqa: FBT001
+def test_nothing_is_counted_twice_and_nothing_is_forgotten(steps: list[tuple[str, int, int]], reporting: bool) -> None:
     """While others stay as they are: what is used or reserved is what will be used in the end, at every reading."""
     card, others = Card(), 100
     promised: dict[str, int] = {}

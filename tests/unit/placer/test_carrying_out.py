@@ -141,13 +141,14 @@ def test_two_that_want_the_same_place_do_not_both_get_it_in_one_rebalance() -> N
 
 
 def test_what_a_token_placed_is_its_subject_s_alone() -> None:
-    def admit(token: str | None, operation: Operation, now: datetime) -> Grant | NotAdmitted | None:  # noqa: ARG001
+    def admit(token: str | None, operation: Operation, now: datetime) -> Grant | NotAdmitted | None:
         return None if token is None else Grant(subject=token)
 
     knowledge = knowledge_of(*MODELS)
-    one = World([machine("a", 100), machine("b", 100)], type(knowledge)(
-        knowledge.catalogue, knowledge.policy, knowledge.plan, knowledge.rules, admit
-    ))
+    one = World(
+        [machine("a", 100), machine("b", 100)],
+        type(knowledge)(knowledge.catalogue, knowledge.policy, knowledge.plan, knowledge.rules, admit),
+    )
     name = place(one, access_token="ann")
     owners = place(one)
     for kind in (commands.Delete, commands.Move):

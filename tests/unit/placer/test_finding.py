@@ -116,7 +116,13 @@ def test_a_node_without_the_label_is_a_domain_of_its_own() -> None:
 
 def test_gain_is_relative_to_what_the_place_is_worth_now() -> None:
     one = world(machine("a", 100), machine("b", 100, speed=500.0))
-    place(one, include=("a", "b",))
+    place(
+        one,
+        include=(
+            "a",
+            "b",
+        ),
+    )
     one.device("a/g0").is_throttling = True
     one.heartbeat()
     record = one.instance("m")

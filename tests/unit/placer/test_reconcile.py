@@ -170,7 +170,7 @@ def test_others_that_take_promised_memory_are_given_a_minute() -> None:
 
 
 @pytest.mark.parametrize(("speed", "leaves"), [(540.0, False), (700.0, True)])
-def test_a_hot_device_is_left_after_five_minutes_where_that_gains_enough(speed: float, leaves: bool) -> None:  # noqa: FBT001
+def test_a_hot_device_is_left_after_five_minutes_where_that_gains_enough(speed: float, leaves: bool) -> None:
     one = world(machine("a", 100), machine("b", 100, speed=speed))
     place(one)
     one.device("a/g0").is_throttling = True
@@ -337,4 +337,4 @@ def test_the_same_arguments_give_the_same_step() -> None:
     watch = look(Watch(), one.fleet, one.now)
     steps = [reconcile(one.state, one.fleet, watch, {}, one.now, one.knowledge) for _ in range(2)]
     assert steps[0] == steps[1]
-    assert BARE == one.knowledge.policy
+    assert one.knowledge.policy == BARE

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 from shardbus_eventstore.fleet_view import fleet_of
-from shardbus_placer.capacity_seen import capacity_seen, has_grown
+from shardbus_placer.capacity_seen import CapacitySeen, capacity_seen, has_grown
+from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.life_rules import LifeRules
 from shardbus_placer.needs import Need, back_off, needs_of
 from shardbus_placer.policy import Policy
@@ -76,7 +77,7 @@ def world(*totals: int, rules: LifeRules = RULES) -> World:
     return World([machine(f"n{number}", total) for number, total in enumerate(totals)], _knowledge(rules))
 
 
-def _knowledge(rules: LifeRules = RULES):  # noqa: ANN202 -- a Knowledge
+def _knowledge(rules: LifeRules = RULES) -> Knowledge:
     return knowledge_of(model("m", 40), model("big", 80), rules=rules)
 
 
@@ -173,7 +174,7 @@ def test_the_first_time_nobody_waits_then_twice_as_long_each_time() -> None:
     assert not back_off(long_ago, one.now, RULES, again=False)
 
 
-def room(seen: Fleet, *barred: str, giving: int = 0):  # noqa: ANN202 -- a CapacitySeen
+def room(seen: Fleet, *barred: str, giving: int = 0) -> CapacitySeen:
     return capacity_seen(seen, barred, {"n/g": giving}, Policy())  # pyright: ignore[reportArgumentType] -- a name
 
 
