@@ -29,10 +29,10 @@ _KINDS = ((16, 320e9), (24, 936e9), (24, 1008e9), (48, 960e9), (80, 2039e9))
 _STEP_SECONDS = 20
 """Two heartbeats: of three that may be missed, one is always told."""
 _PER_HOUR = {
-    "place": 40,
-    "delete": 34,
+    "place": 26,
+    "delete": 24,
     "move": 6,
-    "scale": 12,
+    "scale": 8,
     "drain": 5,
     "cordon": 3,
     "rebalance": 2,
@@ -64,7 +64,7 @@ class _Later:
 class Soak:
     """A day in ``world``, drawn from a seed. ``racing``: all placers plan before any of them appends."""
 
-    def __init__(self, seed: int, *, nodes: int = 20, real: bool = False, racing: bool = False) -> None:
+    def __init__(self, seed: int, *, nodes: int = 14, real: bool = False, racing: bool = False) -> None:
         self._random = Random(seed)
         self._racing = racing
         planner: Planner = plan if real else quick_plan
