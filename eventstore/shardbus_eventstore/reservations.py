@@ -8,8 +8,8 @@ counted twice: neither promised memory that is used already, nor used memory tha
   the node and the device were announced last: what ran before a crash says nothing of what runs now.
 - Where none does, a rise of the reading above what it was when the instance was placed is the instance's, up to its
   promise, and up to what a report says that is newer than the reading. Of several such instances the latest comes
-  first: what rose since its decision, less what came later, is its own. What a runtime began to report after that
-  decision is taken off the rise.
+  first: what rose since its decision, less what came later, is its own. What a runtime reports that has loaded since
+  that decision is taken off the rise.
 
 So a promise is counted in full until a reading shows it used, and never less than what is used. What cannot be told
 apart (another program's memory that grows before the instance's runtime reports) is taken for the instance's; a
@@ -25,7 +25,7 @@ from typing import Final
 from shardbus_schemas.events import ShardReported
 from shardbus_schemas.ids import DeviceKey, InstanceId
 
-from shardbus_eventstore.state import DeviceStateRecord, FleetState, InstanceRecord
+from shardbus_eventstore.state import DeviceStateRecord, FleetState, InstanceRecord, ShardRecord
 
 _HOLDING: Final = ("loading", "ready")
 """States of a shard in which it takes memory."""
@@ -99,8 +99,7 @@ def _claims(
                 for other in latest_first
                 if (amount := said[other.instance_id])
                 and _decided_at(other, key) <= _decided_at(one, key)
-                # Its memory cannot be in the baseline: it was told of only after that was read.
-                and other.shards[key].began_at > baseline.decided_at
+                and _may_have_grown(other.shards[key], baseline.decided_at)
             )
             mine = min(promised, max(0, used - baseline.used_bytes - later - begun))
             newer = reports[one.instance_id]
@@ -116,6 +115,11 @@ def _claims(
 def _decided_at(instance: InstanceRecord, key: DeviceKey) -> datetime:
     baseline = instance.baselines.get(key)
     return instance.updated_at if baseline is None else baseline.decided_at
+
+
+def _may_have_grown(shard: ShardRecord, since: datetime) -> bool:
+    """Return whether its memory need not be in a baseline: it was loading then, or has been since."""
+    return shard.report.state == "loading" or shard.since > since
 
 
 def _report(instance: InstanceRecord, key: DeviceKey, announced_at: datetime | None) -> ShardReported | None:

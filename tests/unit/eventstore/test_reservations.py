@@ -108,7 +108,7 @@ class Card:
         return reserved_bytes(self.state).get(KEY, 0)
 
     def used_by(self, name: str) -> int:
-        return next(claim.used for claim in claims_of(self.state)[KEY] if claim.instance_id == name)
+        return sum(claim.used for claim in claims_of(self.state).get(KEY, ()) if claim.instance_id == name)
 
 
 def _plan(promised: int) -> Placed:
@@ -292,7 +292,10 @@ loads = st.lists(
 
 @given(loads, st.booleans())
 def test_nothing_is_counted_twice_and_nothing_is_forgotten(steps: list[tuple[str, int, int]], reporting: bool) -> None:
-    """While others stay as they are: what is used or reserved is what will be used in the end, at every reading."""
+    """While others stay as they are: what is used or reserved is what will be used in the end, at every reading.
+
+    Where some report and others do not yet, it may be more for a while: a rise could be anybody's.
+    """
     card, others = Card(), 100
     promised: dict[str, int] = {}
     loaded: dict[str, int] = {}
@@ -316,7 +319,9 @@ def test_nothing_is_counted_twice_and_nothing_is_forgotten(steps: list[tuple[str
         card.read(others + sum(loaded.values()))
         final = others + sum(promised.values())
         counted = others + sum(loaded.values()) + card.reserved
-        if reporting or what != "stop":
+        assert counted >= final
+        silent = [one for one in promised if not card.state.instances[one].shards]
+        if not reporting or not silent:
             assert counted == final
 
 
