@@ -11,9 +11,11 @@ SEED ?= 1
 REPORT ?=
 KEEP ?=
 COLD ?=
+# Of `make soak`: how many simulated hours; SEED is the day's.
+HOURS ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format bench docs schemas lock clean
+.PHONY: help setup demo test chaos soak check format bench docs schemas lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,10 @@ test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBU
 chaos: .venv/.stamp-dev ## Play rounds of faults on real servers (ROUNDS=200 SEED=1 REPORT=docs/chaos.md KEEP=folder)
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) \
 		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP)) $(if $(COLD),--cold)
+
+soak: .venv/.stamp-dev ## Simulate hours of a fleet whose nodes come and go, on the pure core (HOURS=10 SEED=1)
+	SHARDBUS_SOAK_HOURS=$(HOURS) SHARDBUS_SOAK_SEED=$(SEED) \
+		$(BIN)/python -m pytest -q tests/property/placer/test_soak.py -k the_fleet
 
 check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, generated files
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.fleet import DeviceStatus, Fleet, FleetDevice, FleetLink, FleetNode
@@ -45,9 +46,12 @@ def fleet_of(
             reserved = sum(claim.reserved for claim in mine if claim.instance_id not in without)
             freed = sum(claim.used for claim in mine if claim.instance_id in without)
             devices_by_node[device.node_id].append(_device(device, reading, status, reserved, freed))
-    return Fleet(
+    # Not validated anew, for this is asked for several times a second: names are keys of maps, so none is there twice.
+    return Fleet.model_construct(
+        None,
         nodes=tuple(
-            FleetNode(
+            FleetNode.model_construct(
+                None,
                 node_id=node_id,
                 labels=node.joined.labels,
                 devices=tuple(devices_by_node[node_id]),
@@ -56,19 +60,19 @@ def fleet_of(
             for node_id, node in sorted(state.nodes.items())
         ),
         links=tuple(
-            FleetLink.model_validate(
-                {
-                    "from": from_node,
-                    "to": to_node,
-                    "bandwidth_bytes_per_second": link.measured.bandwidth_bytes_per_second,
-                    "latency_seconds": link.measured.latency_seconds,
-                }
-            )
+            _link(from_node, to_node, link.measured.bandwidth_bytes_per_second, link.measured.latency_seconds)
             for (from_node, to_node), link in sorted(state.links.items())
             if from_node in state.nodes and to_node in state.nodes
         ),
         telemetry_sequence=state.positions.get(TELEMETRY, 0),
         fleet_sequence=state.positions.get(FLEET, 0),
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _link(from_node: NodeId, to_node: NodeId, bandwidth: float, latency: float) -> FleetLink:
+    return FleetLink.model_validate(
+        {"from": from_node, "to": to_node, "bandwidth_bytes_per_second": bandwidth, "latency_seconds": latency}
     )
 
 

@@ -22,9 +22,9 @@ from shardbus_schemas.registry import Received
 from shardbus_eventstore.state import Baseline, InstanceRecord, ShardRecord
 
 AGAINST_ITS_WILL: Final = frozenset[ChangeCause](
-    {"device_lost", "throttling", "memory_taken", "shard_failed", "overcommitted"}
+    {"device_lost", "throttling", "memory_taken", "shard_failed", "overcommitted", "preempted"}
 )
-"""Causes that say that a device did not keep what was expected of it; they count for the back-off."""
+"""Causes that say that a place was not what it promised to be; they count for the back-off."""
 _DISPLACEMENTS_KEPT: Final = 8
 
 
@@ -123,16 +123,23 @@ def changed(
 
 
 def reported(record: InstanceRecord, report: ShardReported, received: Received[FrozenModel]) -> InstanceRecord:
-    """Return the record after what a runtime said of one of its shards."""
+    """Return the record after what a runtime said of one of its shards.
+
+    A report that is told again (an agent that began anew tells all it knows) is no second failure.
+    """
     at, key = received.recorded_at, DeviceKey.of(report.node_id, report.device_id)
     old = record.shards.get(key)
-    failed_now = report.state == "failed" and (old is None or old.report.state != "failed")
+    if old is not None and old.report == report:
+        return replace(record, shards={**record.shards, key: replace(old, recorded_at=at)}, sequence=received.sequence)
+    baseline = record.baselines.get(key)
+    is_anew = old is None or (baseline is not None and old.recorded_at <= baseline.decided_at)
+    failed_now = report.state == "failed" and (old is None or is_anew or old.report.state != "failed")
     shard = ShardRecord(
         report=report,
         sequence=received.sequence,
         recorded_at=at,
-        since=old.since if old is not None and old.report.state == report.state else at,
-        began_at=report.occurred_at if old is None or old.report.state == "stopped" else old.began_at,
+        since=old.since if old is not None and not is_anew and old.report.state == report.state else at,
+        began_at=report.occurred_at if old is None or is_anew or old.report.state == "stopped" else old.began_at,
         failures=(0 if old is None else old.failures) + failed_now,
         failed_at=at if failed_now else None if old is None else old.failed_at,
     )

@@ -149,6 +149,11 @@ def _over_others(
         else:
             too_few = middle
     going = lower[:enough]
+    while True:  # who has nothing where it goes need not leave
+        fewer = [one for one in going if one.promised.keys() & best.memory_by_device.keys()]
+        if len(fewer) == len(going) or isinstance(found := without(fewer), Refused):
+            break
+        going, best = fewer, found
     for spared in reversed(going[-_SPARED_AT_MOST:]):  # the most important of them first
         fewer = [one for one in going if one is not spared]
         if fewer and isinstance(found := without(fewer), Placed):

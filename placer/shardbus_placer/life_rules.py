@@ -31,6 +31,8 @@ class LifeRules(BaseModel):
     """For how long a displacement is remembered against it."""
     shard_bar_seconds: Delay = 300.0
     """How long a device is barred to an instance whose shard failed there; doubled for each failure more."""
+    longest_shard_bar_seconds: Delay = 3600.0
+    """The most that it is barred, however often it failed."""
     unstable_after: Annotated[int, Field(ge=1, le=8)] = 2
     """A device that went away so often within the window takes nothing for a while after it is back."""
     unstable_seconds: Delay = 30.0

@@ -45,13 +45,13 @@ class Need:
 def needs_of(state: FleetState, fleet: Fleet, watch: Watch, now: datetime, rules: LifeRules) -> Sequence[Need]:
     """Return what needs to be done, the most important first: by priority, gravity, and age."""
     devices = {key: device for key, _, device in fleet.devices()}
-    least = _least_important(state)
+    sharing = _sharing(state)
     found: list[Need] = []
     for record in state.instances.values():
         if record.status in ("pending", "lost"):
             found.append(_without_a_place(record, state, rules, now))
         elif record.status == "placed":
-            mine = list(_of_placed(record, state, devices, watch, least, rules))
+            mine = list(_of_placed(record, state, devices, watch, sharing, rules))
             if mine:
                 found.append(min(mine, key=lambda need: (need.due > now, _GRAVEST_FIRST.index(need.cause))))
     return sorted(
@@ -92,15 +92,24 @@ def _last_change(state: FleetState) -> int | None:
     return max(changes, default=None)
 
 
-def _least_important(state: FleetState) -> Mapping[DeviceKey, InstanceRecord]:
-    """Return who has to move first, by device: the lowest priority, of equals the youngest."""
-    least: dict[DeviceKey, InstanceRecord] = {}
+@dataclass(slots=True)
+class _Shared:
+    """Who shares a device."""
+
+    least: InstanceRecord
+    """Who has to move first: the lowest priority, of equals the youngest."""
+    promised: int = 0
+
+
+def _sharing(state: FleetState) -> Mapping[DeviceKey, _Shared]:
+    found: dict[DeviceKey, _Shared] = {}
     for record in state.instances.values():
-        for key in record.promised:
-            other = least.get(key)
-            if other is None or _rank(record) < _rank(other):
-                least[key] = record
-    return least
+        for key, promised in record.promised.items():
+            shared = found.setdefault(key, _Shared(record))
+            shared.promised += promised
+            if _rank(record) < _rank(shared.least):
+                shared.least = record
+    return found
 
 
 def _rank(record: InstanceRecord) -> tuple[int, int]:
@@ -112,7 +121,7 @@ def _of_placed(
     state: FleetState,
     devices: Mapping[DeviceKey, FleetDevice],
     watch: Watch,
-    least: Mapping[DeviceKey, InstanceRecord],
+    sharing: Mapping[DeviceKey, _Shared],
     rules: LifeRules,
 ) -> Iterator[Need]:
     for key, promised in record.promised.items():
@@ -130,9 +139,9 @@ def _of_placed(
             because = f": {shard.report.message}" if shard.report.message else ""
             yield Need(record, "shard_failed", f"its shard on {key} failed{because}", shard.recorded_at, shard.sequence)
         total = device.memory_total_bytes
-        if least.get(key) is not record:
+        if sharing[key].least is not record:
             continue
-        together = sum(other.promised.get(key, 0) for other in state.instances.values())
+        together = sharing[key].promised
         if total is not None and together > total:
             why = f"{key} has {bytes_text(total)}, and {bytes_text(together)} are promised on it"
             yield Need(record, "overcommitted", why, record.updated_at, known.sequence)

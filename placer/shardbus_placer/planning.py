@@ -71,7 +71,6 @@ def conditions(wanted: Wanted, barred: Collection[str]) -> PlacementRequest:
 
 
 def used_before(plan: Placed, state: FleetState) -> dict[DeviceKey, int]:
-    """Return what is in use on the plan's devices now, where that is known."""
+    """Return what is in use on the plan's devices now; 0 where nobody has read it yet, for so it was counted."""
     readings = ((key, state.device_states.get(key)) for key in plan.memory_by_device)
-    used = ((key, None if record is None else record.reading.memory_used_bytes) for key, record in readings)
-    return {key: count for key, count in used if count is not None}
+    return {key: 0 if record is None else record.reading.memory_used_bytes or 0 for key, record in readings}

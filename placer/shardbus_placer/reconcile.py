@@ -8,13 +8,14 @@ from typing import Final
 from shardbus_eventstore.instance_fold import AGAINST_ITS_WILL
 from shardbus_eventstore.state import DeploymentRecord, FleetState, InstanceRecord
 from shardbus_schemas import events
+from shardbus_schemas.events import ChangeCause
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.ids import DeviceKey
 from shardbus_schemas.placement import Placed, Refused
 
 from shardbus_placer import telling
 from shardbus_placer.capacity_seen import CapacitySeen, capacity_seen, has_grown
-from shardbus_placer.finding import find_place
+from shardbus_placer.finding import NO_ROOM, find_place
 from shardbus_placer.gain import gain_of, is_same_place
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.life_rules import LifeRules
@@ -24,10 +25,25 @@ from shardbus_placer.wanted import Wanted, wanted_of
 from shardbus_placer.watch import Watch, unstable
 
 _MINUTE: Final = timedelta(minutes=1)
-_BY_ITSELF: Final = AGAINST_ITS_WILL | {"drained", "capacity", "preempted"}
+_NOT_LIMITED: Final = frozenset[ChangeCause]({"drained", "capacity"})
+"""Somebody waits for these: they are never put off, and do not put off others."""
+_LIMITED: Final = AGAINST_ITS_WILL - {"preempted"}
+_UNPROVED_AGAIN: Final = timedelta(seconds=30)
+"""When an instance is looked at again for which only time ran out."""
 
-Tried = Mapping[tuple[str, str, int], CapacitySeen]
-"""What room there was when nothing could be done: by instance, cause, and where the instance changed last."""
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A try in vain."""
+
+    room: CapacitySeen
+    """What there was: with no more than that it is in vain again."""
+    again_at: datetime | None = None
+    """When to try again all the same: nobody proved that it must be in vain."""
+
+
+Tried = Mapping[tuple[str, str, int], Attempt]
+"""When nothing could be done: by instance, cause, and where the instance changed last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +54,7 @@ class Step:
     """To be appended one after the other, each only if the ledger has not changed otherwise."""
     trigger: int | None = None
     """Where in ``FLEET`` the message is that led to it."""
-    tried: Tried = field(default_factory=dict[tuple[str, str, int], CapacitySeen])
+    tried: Tried = field(default_factory=dict[tuple[str, str, int], Attempt])
     next_at: datetime | None = None
     """When there will be something to do even if nothing happens."""
 
@@ -56,59 +72,88 @@ def reconcile(state: FleetState, fleet: Fleet, watch: Watch, tried: Tried, now: 
         if need.due > now:
             waiting.append(need.due)
             continue
-        if too_many and need.cause not in ("drained", "capacity"):
+        if too_many and need.cause not in _NOT_LIMITED:
             waiting.append(now + timedelta(seconds=1))
             continue
         barred = barred_for(need.instance, watch, now, rules)
         key = (need.instance.instance_id, need.cause, need.instance.updated_sequence)
-        room = capacity_seen(fleet, barred)
-        if key in seen and not has_grown(seen[key], room):
-            continue
+        # To who leaves a hot device, one that has cooled down is new.
+        hidden = (*barred, *watch.throttling) if need.cause == "throttling" else barred
+        room = capacity_seen(fleet, hidden, _giving_way(state, need.instance.request.priority), knowledge.policy)
+        before = seen.get(key)
+        if before is not None and not has_grown(before.room, room):
+            if before.again_at is None:
+                continue
+            if before.again_at > now:
+                waiting.append(before.again_at)
+                continue
         done = _meet(need, state, now, knowledge, barred)
-        if done:
+        if done and not isinstance(done, Refused):
             return Step(done, need.trigger, _alive(seen, state))
-        seen[key] = room
+        unproved = isinstance(done, Refused) and not (done.refusal.proved and done.refusal.code in NO_ROOM)
+        seen[key] = Attempt(room, now + _UNPROVED_AGAIN if unproved else None)
+        waiting += [] if not unproved else [now + _UNPROVED_AGAIN]
     for deployment in state.deployments.values():
         done = _towards(deployment, state, now, knowledge, watch)
         if done:
             return Step(done, deployment.sequence, _alive(seen, state))
-    waiting += _ends_of_bars(state, now, rules)
+    waiting += _ends_of_bars(state, watch, now, rules)
     return Step((), None, _alive(seen, state), min(waiting, default=None))
 
 
 def barred_for(record: InstanceRecord, watch: Watch, now: datetime, rules: LifeRules) -> tuple[str, ...]:
     """Return the devices that an instance may not go to now: where it failed lately, and what keeps going away."""
     failed = {key for key, until in _bars(record, rules).items() if until > now}
-    return tuple(sorted(failed | (set(unstable(watch, now, rules)) - record.promised.keys())))
+    return tuple(sorted(failed | (unstable(watch, now, rules).keys() - record.promised.keys())))
 
 
 def _bars(record: InstanceRecord, rules: LifeRules) -> Mapping[DeviceKey, datetime]:
     """Return until when each device is barred for its failures."""
     return {
-        key: shard.failed_at + timedelta(seconds=rules.shard_bar_seconds * 2.0 ** min(20, shard.failures - 1))
+        key: shard.failed_at
+        + timedelta(
+            seconds=min(
+                rules.longest_shard_bar_seconds, rules.shard_bar_seconds * 2.0 ** min(20, max(0, shard.failures - 1))
+            )
+        )
         for key, shard in record.shards.items()
         if shard.failed_at is not None
     }
 
 
-def _ends_of_bars(state: FleetState, now: datetime, rules: LifeRules) -> Sequence[datetime]:
-    pending = (record for record in state.instances.values() if record.status in ("pending", "lost"))
-    return [until for record in pending for until in _bars(record, rules).values() if until > now]
+def _ends_of_bars(state: FleetState, watch: Watch, now: datetime, rules: LifeRules) -> Sequence[datetime]:
+    """Return when something that is barred to who waits is not any more."""
+    pending = [record for record in state.instances.values() if record.status in ("pending", "lost")]
+    if not pending:
+        return []
+    ends = [until for record in pending for until in _bars(record, rules).values()]
+    return [until for until in (*ends, *unstable(watch, now, rules).values()) if until > now]
 
 
-def _alive(tried: Mapping[tuple[str, str, int], CapacitySeen], state: FleetState) -> Tried:
+def _giving_way(state: FleetState, priority: int) -> Mapping[DeviceKey, int]:
+    """Return what those of a lower priority are promised, by device."""
+    found: dict[DeviceKey, int] = {}
+    for record in state.instances.values():
+        if record.request.priority < priority:
+            for key, count in record.promised.items():
+                found[key] = found.get(key, 0) + count
+    return found
+
+
+def _alive(tried: Tried, state: FleetState) -> Tried:
     """Return what is about instances as they are now."""
     now = {(record.instance_id, record.updated_sequence) for record in state.instances.values() if record.is_wanted}
-    return {key: room for key, room in tried.items() if (key[0], key[2]) in now}
+    return {key: attempt for key, attempt in tried.items() if (key[0], key[2]) in now}
 
 
 def _moved_lately(state: FleetState, now: datetime) -> int:
-    return sum(record.cause in _BY_ITSELF and now - record.updated_at < _MINUTE for record in state.instances.values())
+    return sum(record.cause in _LIMITED and now - record.updated_at < _MINUTE for record in state.instances.values())
 
 
 def _meet(
     need: Need, state: FleetState, now: datetime, knowledge: Knowledge, barred: tuple[str, ...]
-) -> Sequence[events.FleetEvent]:
+) -> Sequence[events.FleetEvent] | Refused:
+    """Return what is done about it; nothing, or the refusal, if it stays as it is."""
     record, rules = need.instance, knowledge.rules
     wanted = wanted_of(record)
     if need.cause in AGAINST_ITS_WILL and need.cause in CANNOT_STAY:
@@ -119,7 +164,7 @@ def _meet(
     found = find_place(wanted, state, now, knowledge, barred=barred, horizon_tokens=horizon)
     if isinstance(found.result, Refused):
         if need.cause not in CANNOT_STAY:
-            return []
+            return found.result
         reason = f"{need.why}; no other place: {found.result.refusal.message}"
         return [telling.pending(wanted, found.result, state, now, cause=need.cause, reason=reason, barred=found.barred)]
     if need.cause not in CANNOT_STAY and record.status == "placed":

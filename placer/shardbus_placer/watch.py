@@ -47,17 +47,19 @@ def look(before: Watch, fleet: Fleet, now: datetime) -> Watch:
     )
 
 
-def unstable(watch: Watch, now: datetime, rules: LifeRules) -> Sequence[DeviceKey]:
-    """Return the devices that went away too often to be trusted yet, by name."""
+def unstable(watch: Watch, now: datetime, rules: LifeRules) -> Mapping[DeviceKey, datetime]:
+    """Return the devices that went away too often to be trusted yet, by name, and until when at most."""
     window = timedelta(seconds=rules.back_off_window_seconds)
-    found: list[DeviceKey] = []
-    for key, moments in watch.departures.items():
+    found: dict[DeviceKey, datetime] = {}
+    for key, moments in sorted(watch.departures.items()):
         times = sum(now - moment < window for moment in moments)
         if times >= rules.unstable_after and key not in watch.away:
-            rest = timedelta(seconds=rules.unstable_seconds * 2 ** (times - rules.unstable_after))
-            if now - watch.returned.get(key, now) < rest:
-                found.append(key)
-    return sorted(found)
+            until = watch.returned.get(key, now) + timedelta(
+                seconds=rules.unstable_seconds * 2 ** (times - rules.unstable_after)
+            )
+            if now < until:
+                found[key] = until
+    return found
 
 
 def _since(
