@@ -136,7 +136,6 @@ class Placer:
             self._bus,
             changes,
             source=self._source,
-            name=command_id,
             correlation_id=received.envelope.correlation_id or command_id,
             causation_id=received.envelope.event_id,
             expected=expected,
