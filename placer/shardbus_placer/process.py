@@ -36,7 +36,8 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
     busy = asyncio.Lock()
     placer = Placer(bus, live, settings, knowledge, busy)
     caretaker = Caretaker(bus, live, settings, knowledge, busy)
-    following = asyncio.create_task(live.run(stop), name="placer-state")
+    done = asyncio.Event()  # whoever finishes what is in hand still needs the state to go on
+    following = asyncio.create_task(live.run(done), name="placer-state")
     working = asyncio.create_task(placer.work(), name="placer-work")
     caring = asyncio.create_task(caretaker.run(stop), name="placer-care")
     stopping = asyncio.create_task(stop.wait(), name="placer-stop")
@@ -48,6 +49,7 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
         await placer.idle()
     finally:
         stop.set()
+        done.set()
         for task in (working, caring, stopping):
             task.cancel()
         await asyncio.gather(following, working, caring, stopping, return_exceptions=True)

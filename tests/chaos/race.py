@@ -11,7 +11,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,6 @@ from shardbus_infra.bus.streams import COMMANDS, DEAD, FLEET
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.life_rules import LifeRules
-from shardbus_placer.naming import instance_id_of
 from shardbus_placer.planner import plan
 from shardbus_placer.policy import Policy
 from shardbus_placer.reconcile import reconcile
@@ -70,8 +69,15 @@ _RULES: Final = {
 _DEADLINE_MS: Final = 30.0
 _TWICE: Final = 0.15
 """Of all commands."""
-_IN_HAND: Final = 40
-"""Commands that wait at the most: whoever deletes or moves then means what is there."""
+_OF_A_DEVICE: Final = 0.75
+"""Of all cordons; the others are of a whole node."""
+_WAITS: Final = 0.2
+"""Of all placements: for room."""
+_DRY: Final = 0.05
+_MEANT: Final = 0.9
+"""Of all deletions and the like: name something that is there."""
+_IN_HAND: Final = 30
+"""Commands that wait at the most, so that what they name is there still."""
 _BETWEEN_KILLS_SECONDS: Final = (0.2, 1.2)
 _COMMANDS_PER_FAULT: Final = 40
 
@@ -91,32 +97,28 @@ class Raced:
     problems: Sequence[str]
 
 
-def commands_of(seed: int, count: int) -> Iterator[commands.Command]:
-    """Yield so many commands of all kinds, each with an id; some name what an earlier one may have made."""
-    random = Random(seed)
-    made: list[InstanceId] = []
+def commands_of(random: Random, count: int, state: Callable[[], FleetState]) -> Iterator[commands.Command]:
+    """Yield so many commands of all kinds, each with an id; most name what is there in the state of that moment."""
     kinds = ("place", "delete", "move", "scale", "cordon", "drain", "uncordon", "rebalance")
     for number in range(count):
         command_id = CommandId(f"command-{number}")
         node = random.choice(sorted(_NODES))
-        device = f"cuda:{random.randrange(len(_NODES[node]))}" if random.random() < 0.5 else None
+        device = f"cuda:{random.randrange(len(_NODES[node]))}" if random.random() < _OF_A_DEVICE else None
         target: dict[str, Any] = {"node_id": node, "device_id": device, "command_id": command_id}
         conditions: dict[str, Any] = {"context_tokens": 0, "deadline_ms": _DEADLINE_MS, "command_id": command_id}
-        match random.choices(kinds, (34, 24, 8, 6, 5, 4, 14, 1))[0]:
+        match random.choices(kinds, (36, 18, 8, 6, 5, 5, 12, 2))[0]:
             case "place":
-                model = random.choice(_MODELS)
-                made.append(instance_id_of(model.model_id, command_id))
                 yield commands.Place(
-                    model=model,
+                    model=random.choice(_MODELS),
                     priority=random.choice((0, 0, 0, 1, 2)),
-                    wait_for_capacity=random.random() < 0.3,
-                    dry_run=random.random() < 0.05,
+                    wait_for_capacity=random.random() < _WAITS,
+                    dry_run=random.random() < _DRY,
                     **conditions,
                 )
             case "delete":
-                yield commands.Delete(instance_id=_one_of(made, random), command_id=command_id)
+                yield commands.Delete(instance_id=_one_of(state(), random), command_id=command_id)
             case "move":
-                yield commands.Move(instance_id=_one_of(made, random), away_from=(node,), command_id=command_id)
+                yield commands.Move(instance_id=_one_of(state(), random), away_from=(node,), command_id=command_id)
             case "scale":
                 yield commands.Scale(model=random.choice(_MODELS[:2]), replicas=random.randrange(4), **conditions)
             case "cordon":
@@ -124,14 +126,19 @@ def commands_of(seed: int, count: int) -> Iterator[commands.Command]:
             case "drain":
                 yield commands.Drain(**target)
             case "rebalance":
-                yield commands.Rebalance(command_id=command_id)
+                yield commands.Rebalance(threshold=0.01, command_id=command_id)
             case _:
+                held = [one for one in state().cordons.values() if one.lifted_at is None]
+                if held and random.random() < _MEANT:
+                    cordon = random.choice(held)
+                    target |= {"node_id": cordon.node_id, "device_id": cordon.device_id}
                 yield commands.Uncordon(**target)
 
 
-def _one_of(made: list[InstanceId], random: Random) -> InstanceId:
-    """Return one of the youngest that were asked for."""
-    return random.choice(made[-30:]) if made else InstanceId("nothing-yet")
+def _one_of(state: FleetState, random: Random) -> InstanceId:
+    """Return an instance that is there, mostly."""
+    there = [name for name, record in state.instances.items() if record.is_wanted]
+    return random.choice(there) if there and random.random() < _MEANT else InstanceId("nothing")
 
 
 @dataclass(slots=True)
@@ -141,7 +148,8 @@ class _Race:
     fleet: ReportingFleet
     placers: Sequence[Role]
     random: Random
-    asked: list[commands.Command]
+    count: int
+    asked: list[CommandId] = field(default_factory=list[CommandId])
     sent: int = 0
     kills: int = 0
     faults: int = 0
@@ -164,7 +172,9 @@ class _Race:
             await placer.stop(within=10)
 
     async def _ask(self) -> None:
-        for command in self.asked:
+        for command in commands_of(self.random, self.count, lambda: self.live.state):
+            assert command.command_id is not None  # each has one
+            self.asked.append(command.command_id)
             await until(self._has_room, within=PATIENCE_SECONDS, what="the queue to become shorter")
             for _ in range(2 if self.random.random() < _TWICE else 1):
                 await publish(self.bus, command, source="race")
@@ -205,7 +215,7 @@ class _Race:
         ids = [CommandId(f"uncordon-{node}") for node in _NODES]
         for command_id, node in zip(ids, _NODES, strict=True):
             command = commands.Uncordon(node_id=NodeId(node), command_id=command_id)
-            self.asked.append(command)
+            self.asked.append(command_id)
             await publish(self.bus, command, source="race")
             self.sent += 1
         await self._expect(lambda: self.live.state.decisions.keys() >= set(ids), "the nodes to be uncordoned")
@@ -231,7 +241,6 @@ def _nothing_to_do(state: FleetState) -> bool:
 async def race(nats_url: str, folder: Path, nursery: Nursery, *, count: int, seed: int) -> Raced:
     """Run a race on empty streams; the placers' logs stay in ``folder``."""
     began, random = time.monotonic(), Random(seed)
-    asked = list(commands_of(seed, count))
     bus = await connect(nats_url, name="race")
     stop = asyncio.Event()
     live = LiveState(bus)
@@ -251,13 +260,13 @@ async def race(nats_url: str, folder: Path, nursery: Nursery, *, count: int, see
             variables = {**_RULES, "SHARDBUS_NATS_URL": nats_url, "SHARDBUS_PLACER_NAME": f"placer-{number}"}
             placers.append(Role(f"placer-{number}", ("placer",), folder / f"placer-{number}.log", variables, nursery))
             placers[-1].start()
-        running = _Race(bus, live, fleet, placers, random, asked)
+        running = _Race(bus, live, fleet, placers, random, count)
         async with fleet.reporting(0.5):
             await running.run()
         stop.set()
         await following
         messages = await whole_stream(bus, FLEET)
-        verdict = judge(messages, [command.command_id for command in asked if command.command_id])
+        verdict = judge(messages, running.asked)
         ended = await read_state(bus)
         trouble = [
             *running.trouble,
