@@ -238,7 +238,7 @@ def _nothing_to_do(state: FleetState) -> bool:
     return not reconcile(state, fleet_of(state, now), Watch(), {}, now, knowledge).changes
 
 
-async def race(nats_url: str, folder: Path, nursery: Nursery, *, count: int, seed: int) -> Raced:
+async def race(nats_url: str, folder: Path, nursery: Nursery, *, count: int, seed: int, variant: str = "") -> Raced:
     """Run a race on empty streams; the placers' logs stay in ``folder``."""
     began, random = time.monotonic(), Random(seed)
     bus = await connect(nats_url, name="race")
@@ -259,6 +259,7 @@ async def race(nats_url: str, folder: Path, nursery: Nursery, *, count: int, see
         for number in range(PLACERS):
             variables = {**_RULES, "SHARDBUS_NATS_URL": nats_url, "SHARDBUS_PLACER_NAME": f"placer-{number}"}
             placers.append(Role(f"placer-{number}", ("placer",), folder / f"placer-{number}.log", variables, nursery))
+            placers[-1].variant = variant
             placers[-1].start()
         running = _Race(bus, live, fleet, placers, random, count)
         async with fleet.reporting(0.5):

@@ -136,6 +136,16 @@ def stops_before_the_answer(death: Death) -> None:
     ledger.publish = publish_later
 
 
+def blind(_: Death | None = None) -> None:
+    """A placer that appends whatever it decided, without looking whether somebody else was faster."""
+    publish = ledger.publish
+
+    async def publish_anyway(bus: Any, message: Any, **named: Any) -> Any:
+        return await publish(bus, message, **{**named, "expected": None})
+
+    ledger.publish = publish_anyway
+
+
 def _before_what_follows(befall: Callable[[], None]) -> None:
     publish = ledger.publish
 
@@ -154,6 +164,7 @@ VARIANTS: Final[Mapping[str, Callable[[Death], None]]] = {
     "unfenced": unfenced,
     "nameless": nameless,
     "unlocked": unlocked,
+    "blind": blind,
     "dies-unacknowledged": dies_unacknowledged,
     "dies-halfway": dies_halfway,
     "stops-halfway": stops_halfway,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from random import Random
 
@@ -41,19 +41,24 @@ class ReportingFleet:
         *,
         heartbeat_seconds: float = 4.0,
         bytes_per_second: float = 1.25e9,
+        neighbours: int | None = None,
         seed: int = 1,
     ) -> None:
         self._bus = bus
         self.nodes = nodes
         self._heartbeat_seconds = heartbeat_seconds
         self._bytes_per_second = bytes_per_second
+        self._neighbours = neighbours
         self._random = Random(seed)
         self._ticks = itertools.count(1)
         self._here: set[NodeId] = set()
         self._boots: dict[NodeId, BootId] = {}
 
     async def join_all(self) -> None:
-        """Every node joins, registers its devices, tells all of them and has measured the links to all others."""
+        """Every node joins, registers its devices, tells all of them and has measured the links to the others.
+
+        With ``neighbours``, only those to so many of the next ones.
+        """
         for node in self.nodes:
             await self.join(node)
         links = [
@@ -67,9 +72,15 @@ class ReportingFleet:
                     "latency_seconds": 1e-4,
                 }
             )
-            for one, other in itertools.permutations(self.nodes, 2)
+            for one, other in self._pairs()
         ]
         await self._bus.append_many([_ready(link) for link in links])
+
+    def _pairs(self) -> Iterator[tuple[NodeId, NodeId]]:
+        names = list(self.nodes)
+        for index, one in enumerate(names):
+            for step in range(1, min(len(names) - 1, self._neighbours or len(names)) + 1):
+                yield one, names[(index + step) % len(names)]
 
     async def join(self, node: NodeId) -> Appended:
         """A node comes, or comes back, with all its devices."""

@@ -214,3 +214,10 @@ def test_every_command_is_answered_once_and_no_memory_promised_twice_by_four_pla
     assert raced.kills > PLACERS
     assert sum(raced.answers.values()) > 120
     assert raced.sent > sum(raced.answers.values()), "some were sent twice"
+
+
+def test_placers_that_do_not_look_before_they_append_are_found_out(
+    nats_url: str, tmp_path: Path, nursery: Nursery
+) -> None:
+    raced = asyncio.run(race(nats_url, tmp_path, nursery, count=60, seed=3, variant="blind"))
+    assert [problem for problem in raced.problems if "came between" in problem]
