@@ -44,17 +44,15 @@ _AFTER_FAILURE_SECONDS: Final = 1.0
 
 
 class Caretaker:
-    """One of any number of placers that look after the same instances."""
+    """One of any number that look after the same instances; it waits for no command, however long that is planned."""
 
-    def __init__(
-        self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge, busy: asyncio.Lock
-    ) -> None:
+    def __init__(self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge) -> None:
         self._bus = bus
         self._live = live
         self._settings = settings
         self._knowledge = knowledge
         self._source = f"placer/{settings.placer_name}"
-        self._busy = busy
+        self._busy = asyncio.Lock()
         self._watch = Watch()
         self._remembered = Remembered()
         self._tried: Tried = {}
@@ -81,6 +79,11 @@ class Caretaker:
             else:
                 if not goes_on:
                     await self._rest(position, time.perf_counter() - began)
+
+    async def idle(self) -> None:
+        """Return when no step is in hand."""
+        async with self._busy:
+            pass
 
     async def _rest(self, position: int, took: float) -> None:
         """Wait until there may be something to see again: beyond ``position``, or after a while."""

@@ -33,9 +33,8 @@ DURABLE = "placer"
 async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge: Knowledge) -> None:
     """Answer commands, and look after what is placed, until ``stop`` is set; what is in hand is finished first."""
     live = LiveState(bus)
-    busy = asyncio.Lock()
-    placer = Placer(bus, live, settings, knowledge, busy)
-    caretaker = Caretaker(bus, live, settings, knowledge, busy)
+    placer = Placer(bus, live, settings, knowledge)
+    caretaker = Caretaker(bus, live, settings, knowledge)
     done = asyncio.Event()  # whoever finishes what is in hand still needs the state to go on
     following = asyncio.create_task(live.run(done), name="placer-state")
     working = asyncio.create_task(placer.work(), name="placer-work")
@@ -46,7 +45,7 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
         for task in (following, working, caring):
             if task.done() and not stop.is_set():
                 task.result()  # a task that ended by itself failed: let its error out
-        await placer.idle()
+        await asyncio.gather(placer.idle(), caretaker.idle())
     finally:
         stop.set()
         done.set()
@@ -58,15 +57,13 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
 class Placer:
     """One worker of the shared command queue."""
 
-    def __init__(
-        self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge, busy: asyncio.Lock
-    ) -> None:
+    def __init__(self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge) -> None:
         self._bus = bus
         self._live = live
         self._settings = settings
         self._knowledge = knowledge
         self._source = f"placer/{settings.placer_name}"
-        self._busy = busy
+        self._busy = asyncio.Lock()
 
     async def work(self) -> None:
         """Answer one command after the other, for ever."""

@@ -37,6 +37,7 @@ from support.waiting import until
 NODES, DEVICES = 16, 4
 MODELS = ("llama-3.1-8b", "qwen3-14b-4bit", "llama-3.3-70b-4bit")
 INSTANCES = 30
+LARGE_NODES, LARGE_DEVICES, LARGE_INSTANCES = 250, 8, 10
 NODE_EVERY = 5
 """Every so many losses a whole node leaves."""
 QUIET_SECONDS = 20
@@ -63,6 +64,8 @@ class Measured:
     of_devices: list[float] = field(default_factory=list[float])
     of_nodes: list[float] = field(default_factory=list[float])
     """Seconds, of each instance that had something there."""
+    of_capacity: list[float] = field(default_factory=list[float])
+    """Seconds from when a node was back to the place of who waited for it."""
     waited: int = 0
     """Instances that found no other place."""
     quiet_share: float = 0.0
@@ -109,6 +112,8 @@ async def measure(nats_url: str, folder: Path, placers: int, losses: int) -> Mea
                 measured.quiet_share = await quiet_share([one.process.pid for one in processes])
                 for number in range(losses):
                     await lose_one(fleet, live, random, measured, whole_node=number % NODE_EVERY == NODE_EVERY - 1)
+                for _ in range(losses // NODE_EVERY):
+                    await wait_for_one(bus, fleet, live, random, measured)
     finally:
         await bus.close()
     return measured
@@ -127,7 +132,7 @@ async def quiet_share(pids: Sequence[int]) -> float:
     before = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
     await asyncio.sleep(QUIET_SECONDS)
     after = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
-    return sum(after) - sum(before) and (sum(after) - sum(before)) / len(pids) / QUIET_SECONDS
+    return (sum(after) - sum(before)) / len(pids) / QUIET_SECONDS
 
 
 async def lose_one(
@@ -151,6 +156,53 @@ async def lose_one(
     back = await (fleet.join(key.node_id) if whole_node else fleet.find_again(key))
     await live.wait_until(FLEET, back.sequence)
     await until(lambda: len(placed(live)) == INSTANCES, within=60, what="every instance placed again")
+
+
+async def wait_for_one(bus: Bus, fleet: ReportingFleet, live: LiveState, random: Random, measured: Measured) -> None:
+    """Ask for a place on a node that is away, and have it come back."""
+    node = random.choice([node for node in fleet.nodes if not any(on_node(record, node) for record in placed(live))])
+    await live.wait_until(FLEET, (await fleet.leave(node)).sequence)
+    place = commands.Place(model_id=MODELS[1], context_tokens=4096, include=(node,), wait_for_capacity=True)
+    known = set(live.state.instances)
+    await publish(bus, place, source="bench")
+    await until(lambda: live.state.instances.keys() - known, within=60, what="who waits")
+    (name,) = live.state.instances.keys() - known
+    assert live.state.instances[name].status == "pending"
+    await live.wait_until(FLEET, (await fleet.join(node)).sequence)
+    await until(lambda: live.state.instances[name].status == "placed", within=60, what="a place for who waited")
+    # The first of its devices is capacity enough.
+    since = min(device.registered_at for device in live.state.devices.values() if device.node_id == node)
+    measured.of_capacity.append((live.state.instances[name].updated_at - since).total_seconds())
+    await publish(bus, commands.Delete(instance_id=name), source="bench")
+    await until(lambda: live.state.instances[name].status == "deleted", within=60, what="the deletion")
+
+
+def on_node(record: InstanceRecord, node: NodeId) -> bool:
+    """Return whether an instance has something on a node."""
+    return any(key.node_id == node for key in record.promised)
+
+
+async def share_on_a_large_fleet(nats_url: str, folder: Path) -> tuple[float, float]:
+    """Return which share of a core a placer takes on 2,000 devices: with nothing placed, and with some instances."""
+    bus = await connect(nats_url, name="bench")
+    nodes = {
+        NodeId(f"node-{number:03}"): [card(index, *_KINDS[number % len(_KINDS)][1:]) for index in range(LARGE_DEVICES)]
+        for number in range(LARGE_NODES)
+    }
+    try:
+        await reconcile(bus)
+        fleet = ReportingFleet(bus, nodes, neighbours=20)
+        await fleet.join_all()
+        async with fleet.reporting(), following(bus) as live:
+            with running("placer", log=folder / "placer-large.log", SHARDBUS_NATS_URL=nats_url) as process:
+                await until(lambda: "placer running" in process.said, within=60)
+                nothing = await quiet_share([process.process.pid])
+                for _ in range(LARGE_INSTANCES):
+                    await publish(bus, commands.Place(model_id=MODELS[0], deadline_ms=5000), source="bench")
+                await until(lambda: len(placed(live)) == LARGE_INSTANCES, within=120, what="every instance placed")
+                return nothing, await quiet_share([process.process.pid])
+    finally:
+        await bus.close()
 
 
 def placed(live: LiveState) -> Sequence[InstanceRecord]:
@@ -183,6 +235,9 @@ def main() -> None:
             sys.stderr.write(f"bench: {placers} placer(s)\n")
             delete_streams(nats.url)
             results.append(asyncio.run(measure(nats.url, folder, placers, given.losses)))
+        sys.stderr.write("bench: a large fleet\n")
+        delete_streams(nats.url)
+        nothing, some = asyncio.run(share_on_a_large_fleet(nats.url, folder))
     print("## From a loss to another place\n")
     print(
         f"{NODES} nodes with {DEVICES} devices of four kinds, links between all of them, a reading of everything every "
@@ -196,11 +251,14 @@ def main() -> None:
     for measured in results:
         print(row("a device", measured.placers, measured.of_devices))
         print(row("a node of four devices", measured.placers, measured.of_nodes))
+        print(row("nothing: a node is back, and one waits for it", measured.placers, measured.of_capacity))
     shares = " and ".join(f"{measured.quiet_share:.1%}" for measured in results)
     waited = sum(measured.waited for measured in results)
     print(
         f"\n{waited} instances found no other place until the device was back. While nothing happens but readings "
-        f"(`{TELEMETRY}`), each placer takes {shares} of a core."
+        f"(`{TELEMETRY}`), each placer takes {shares} of a core. On "
+        f"{LARGE_NODES * LARGE_DEVICES:,} devices it takes {nothing:.0%} with nothing placed, for following them alone, "
+        f"and {some:.0%} while it looks after {LARGE_INSTANCES} instances."
     )
 
 

@@ -235,6 +235,25 @@ def test_a_race_lost_to_something_else_is_run_again_at_once(monkeypatch: pytest.
     play(scenario)
 
 
+def test_a_command_that_is_planned_for_long_holds_up_no_repair() -> None:
+    repaired = threading.Event()
+
+    def slow_for_some(fleet: Any, model: Any, request: Any, *given: Any, **named: Any) -> Any:
+        if request.priority == 1:
+            assert repaired.wait(10)
+        return plan(fleet, model, request, *given, **named)
+
+    async def scenario(bus: UnreliableBus) -> None:
+        device = await placed_at(bus, "c1")
+        await place(bus, "slow", priority=1)
+        await lose(bus, device)
+        await until_said(bus, events.InstanceReplaced)
+        repaired.set()
+        await until_said(bus, events.InstancePlaced, 2)
+
+    play(scenario, planner=slow_for_some, nodes=("a", "b", "c"))
+
+
 def test_a_step_in_hand_is_finished_before_it_stops(caplog: pytest.LogCaptureFixture) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
