@@ -11,6 +11,8 @@ SEED ?= 1
 REPORT ?=
 KEEP ?=
 COLD ?=
+# How many commands the placers race for at its end.
+COMMANDS ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos check format bench docs schemas lock clean
@@ -27,9 +29,10 @@ demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated
 test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBUS_REQUIRE_DOCKER=1 insists on Docker)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --session-timeout=2400 $(PYTEST)
 
-chaos: .venv/.stamp-dev ## Play rounds of faults on real servers (ROUNDS=200 SEED=1 REPORT=docs/chaos.md KEEP=folder)
+chaos: .venv/.stamp-dev ## Play faults on real servers (ROUNDS=200 COMMANDS=1000 SEED=1 REPORT=docs/chaos.md KEEP=folder)
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) \
 		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP)) $(if $(COLD),--cold)
+	PYTHONPATH=tests $(BIN)/python -m chaos.race --commands $(COMMANDS) --seed $(SEED)
 
 check: .venv/.stamp-dev ## Format, lint, types, import boundaries, spelling, generated files
 	$(BIN)/ruff format --check .

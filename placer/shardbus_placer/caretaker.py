@@ -35,7 +35,7 @@ _REST_SECONDS: Final = 0.2
 _SHARE: Final = 0.05
 """Of the time that such looks may take: a large fleet is looked at less often."""
 _LONGEST_REST_SECONDS: Final = 2.0
-_BUSY_SHARE: Final = 0.5
+_BUSY_SHARE: Final = 0.25
 """The same while things happen on ``FLEET``, each of which is a reason to look at once."""
 _LONGEST_PAUSE_SECONDS: Final = 0.1
 _COURTESY_SECONDS: Final = 0.25

@@ -257,8 +257,8 @@ def main() -> None:
     print(
         f"\n{waited} instances found no other place until the device was back. While nothing happens but readings "
         f"(`{TELEMETRY}`), each placer takes {shares} of a core. On "
-        f"{LARGE_NODES * LARGE_DEVICES:,} devices it takes {nothing:.0%} with nothing placed, for following them alone, "
-        f"and {some:.0%} while it looks after {LARGE_INSTANCES} instances."
+        f"{LARGE_NODES * LARGE_DEVICES:,} devices it takes {nothing:.1%} with nothing placed, for following them, "
+        f"and {some:.1%} while it looks after {LARGE_INSTANCES} instances."
     )
 
 
