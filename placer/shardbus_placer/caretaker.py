@@ -11,7 +11,7 @@ from typing import Final
 from shardbus_eventstore.fleet_view import Remembered, fleet_of
 from shardbus_eventstore.live import LiveState, StateBehindError
 from shardbus_eventstore.state import FleetState
-from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, WrongSequenceError
+from shardbus_infra.bus.port import Bus, BusError, ExpectedLast, Stored, WrongSequenceError
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET
 from shardbus_infra.observability import metrics
@@ -21,7 +21,7 @@ from shardbus_schemas.ids import InstanceId
 from shardbus_schemas.registry import UnreadableMessageError
 
 from shardbus_placer import ledger
-from shardbus_placer.catching_up import caught_up
+from shardbus_placer.catching_up import caught_up, seen_in
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.needs import needs_of
 from shardbus_placer.reconcile import Step, Tried, reconcile
@@ -39,7 +39,8 @@ _BUSY_SHARE: Final = 0.25
 """The same while things happen on ``FLEET``, each of which is a reason to look at once."""
 _LONGEST_PAUSE_SECONDS: Final = 0.1
 _COURTESY_SECONDS: Final = 0.25
-"""How long a placer that lost a race leaves the next steps to the one that won: both would plan the same."""
+"""How long a placer that lost a race leaves each step to the one that won, from then on: both would plan the same. If
+nothing is done about it meanwhile, the other one is gone."""
 _AFTER_FAILURE_SECONDS: Final = 1.0
 
 
@@ -56,7 +57,10 @@ class Caretaker:
         self._watch = Watch()
         self._remembered = Remembered()
         self._tried: Tried = {}
-        self._courtesy = 0.0
+        self._is_second = False
+        self._own: int | None = None
+        """Where in ``FLEET`` its last step is, if it goes on from there: the state holds that, which is new enough."""
+        self._causes: dict[int, tuple[str | None, str | None]] = {}
         self._next_at: datetime | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -69,8 +73,10 @@ class Caretaker:
                     # While the past is folded, devices come and go that did so long ago.
                     await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
                     is_caught_up = True
-                goes_on = self._is_something_due() and await self._act()
+                due = self._what_is_due()
+                goes_on = due is not None and await self._act(due)
             except BusError as error:
+                self._own = None
                 log.warning("cannot look after the fleet now, will try again: %s", error)
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
             except Exception:  # a defect here must not stop the answering of commands
@@ -94,18 +100,22 @@ class Caretaker:
         with contextlib.suppress(StateBehindError):
             await self._live.wait_until(FLEET, position + 1, rest)
 
-    async def _act(self) -> bool:
+    async def _act(self, due: object) -> bool:
         """Take a step when it is this placer's turn; return whether to go on at once."""
-        if self._courtesy:
-            courtesy, self._courtesy = self._courtesy, 0.0
-            await asyncio.sleep(courtesy)
-            return True
+        if self._is_second:
+            await asyncio.sleep(_COURTESY_SECONDS * (0.5 + random.random()))  # noqa: S311 -- no secret
+            if self._what_is_due() != due:
+                return True
         async with self._busy:
             return await self._step()
 
     async def _step(self) -> bool:
         """Take one step, if there is one to take; return whether to go on at once."""
-        expected = await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
+        own, self._own = self._own, None
+        if own is None:
+            expected = await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
+        else:
+            expected = seen_in(self._live.state, own)
         state, now = self._live.state, datetime.now(UTC)
         began = time.perf_counter()
         step = await asyncio.to_thread(self._decide, state, now)
@@ -113,33 +123,35 @@ class Caretaker:
         if not step.changes:
             return False
         try:
-            await self._append(step, expected)
+            place = await self._append(step, expected)
         except WrongSequenceError:
             await self._give_way(step, state)
             return True
+        self._is_second = False
         _report(step, time.perf_counter() - began)
         # Its own change is the first thing to see.
-        await self._live.wait_until(FLEET, (await self._bus.info(FLEET)).last_sequence, self._settings.catch_up_seconds)
+        await self._live.wait_until(FLEET, place, self._settings.catch_up_seconds)
+        self._own = place
         return True
 
     async def _give_way(self, step: Step, before: FleetState) -> None:
-        """After a lost race: be courteous if it was about the same instance, for then another placer is at it."""
+        """After a lost race: be the second from now on if another placer was at the same instance."""
         await caught_up(self._bus, self._live, self._settings.catch_up_seconds)
         about = _about(step)
-        if self._live.state.instances.get(about) is not before.instances.get(about):
-            self._courtesy = _COURTESY_SECONDS * (0.5 + random.random())  # noqa: S311 -- no secret
+        self._is_second = self._live.state.instances.get(about) is not before.instances.get(about)
 
-    def _is_something_due(self) -> bool:
-        """Look at the fleet, and return whether a step may be due: quick, on the state as it is known."""
+    def _what_is_due(self) -> object | None:
+        """Look at the fleet, and return what names the step that may be due: quick, on the state as it is known."""
         state, now = self._live.state, datetime.now(UTC)
         if not state.instances and not state.deployments:
-            return False
+            return None
         fleet = self._fleet_of(state, now)
         self._watch = look(self._watch, fleet, now)
         needs = needs_of(state, fleet, self._watch, now, self._knowledge.rules)
         later = [need.due for need in needs if need.due > now]
         self._next_at = min(later, default=None)
-        return len(later) < len(needs) or _replicas_differ(state)
+        first = next((need.instance for need in needs if need.due <= now), None)
+        return _replicas_astray(state) if first is None else (first.instance_id, first.updated_sequence)
 
     def _decide(self, state: FleetState, now: datetime) -> Step:
         return reconcile(state, self._fleet_of(state, now), self._watch, self._tried, now, self._knowledge)
@@ -149,9 +161,9 @@ class Caretaker:
         since = self._live.listening_since
         return fleet_of(state, now, listening_since=since, remembered=self._remembered)
 
-    async def _append(self, step: Step, expected: ExpectedLast) -> None:
+    async def _append(self, step: Step, expected: ExpectedLast) -> int:
         causation, correlation = await self._cause(step.trigger)
-        await ledger.append(
+        return await ledger.append(
             self._bus,
             step.changes,
             source=self._source,
@@ -162,14 +174,11 @@ class Caretaker:
 
     async def _cause(self, trigger: int | None) -> tuple[str | None, str | None]:
         """Return the id of the message that led to a step, and of the story that it belongs to."""
-        stored = None if trigger is None else await self._bus.get(FLEET, trigger)
-        if stored is None:
+        if trigger is None:
             return None, None
-        try:
-            envelope = receive(stored).envelope
-        except UnreadableMessageError:
-            return None, None
-        return envelope.event_id, envelope.correlation_id or envelope.event_id
+        if trigger not in self._causes:  # one loss is the cause of many steps
+            self._causes = {trigger: _named_by(await self._bus.get(FLEET, trigger))}
+        return self._causes[trigger]
 
 
 def _about(step: Step) -> InstanceId:
@@ -179,12 +188,29 @@ def _about(step: Step) -> InstanceId:
     return change.instance_id
 
 
-def _replicas_differ(state: FleetState) -> bool:
+def _named_by(stored: Stored | None) -> tuple[str | None, str | None]:
+    """Return the id of a message, and of the story that it belongs to."""
+    if stored is None:
+        return None, None
+    try:
+        envelope = receive(stored).envelope
+    except UnreadableMessageError:
+        return None, None
+    return envelope.event_id, envelope.correlation_id or envelope.event_id
+
+
+def _replicas_astray(state: FleetState) -> object | None:
+    """Return which deployments have how many replicas too many or too few, if there are any."""
     there: dict[str, int] = {}
     for record in state.instances.values():
         if record.is_wanted and record.deployment_id is not None:
             there[record.deployment_id] = there.get(record.deployment_id, 0) + 1
-    return any(there.get(name, 0) != deployment.replicas for name, deployment in state.deployments.items())
+    astray = [
+        (name, there.get(name, 0), deployment.replicas)
+        for name, deployment in state.deployments.items()
+        if there.get(name, 0) != deployment.replicas
+    ]
+    return astray or None
 
 
 def _report(step: Step, seconds: float) -> None:

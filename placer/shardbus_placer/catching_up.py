@@ -3,6 +3,7 @@
 import asyncio
 
 from shardbus_eventstore.live import LiveState
+from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.port import Bus, ExpectedLast
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 
@@ -16,6 +17,10 @@ async def caught_up(bus: Bus, live: LiveState, timeout_seconds: float) -> Expect
     # Asked at the same time, either answer may be the later one.
     await live.wait_until(FLEET, max(ledger, fleet.last_sequence), timeout_seconds)
     await live.wait_until(TELEMETRY, telemetry.last_sequence, timeout_seconds)
-    # What was appended since is folded already, maybe: the expectation is that of the state, not of the question.
-    folded = max((record.updated_sequence for record in live.state.instances.values()), default=0)
-    return ExpectedLast(LEDGER, max(ledger, folded))
+    return seen_in(live.state, ledger)
+
+
+def seen_in(state: FleetState, at_least: int) -> ExpectedLast:
+    """Return where the ledger ends in a state that holds the ledger up to ``at_least``, and maybe more."""
+    folded = max((record.updated_sequence for record in state.instances.values()), default=0)
+    return ExpectedLast(LEDGER, max(at_least, folded))

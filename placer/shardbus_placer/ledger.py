@@ -23,14 +23,15 @@ async def append(
     causation_id: str | None,
     expected: ExpectedLast | None,
     last_id: str | None = None,
-) -> None:
-    """Append ``changes``; raises WrongSequenceError if the ledger is not as expected any more, and BusError.
+) -> int:
+    """Append ``changes`` and return where the last is in ``FLEET``.
 
-    What was appended by then stays: each event is true by itself. ``last_id`` is an id for the last that whoever
-    decides the same thing would give too, so that only the first is stored. The others have ids of their own: were two
-    different ones taken for the same, who lost the race would go on as if it had won, and promise what it never freed.
+    Raises WrongSequenceError if the ledger is not as expected any more, and BusError. What was appended by then stays:
+    each event is true by itself. ``last_id`` is an id for the last that whoever decides the same thing would give too,
+    so that only the first is stored. The others have ids of their own: were two different ones taken for the same, who
+    lost the race would go on as if it had won, and promise what it never freed.
     """
-    held = expected
+    held, place = expected, 0
     for number, change in enumerate(changes):
         is_last = number == len(changes) - 1
         on_ledger = isinstance(change, ON_LEDGER)
@@ -43,5 +44,7 @@ async def append(
             causation_id=causation_id,
             expected=held if on_ledger else None,
         )
+        place = appended.sequence
         if on_ledger and held is not None:
             held = ExpectedLast(LEDGER, appended.sequence)
+    return place

@@ -199,7 +199,12 @@ async def share_on_a_large_fleet(nats_url: str, folder: Path) -> tuple[float, fl
                 nothing = await quiet_share([process.process.pid])
                 for _ in range(LARGE_INSTANCES):
                     await publish(bus, commands.Place(model_id=MODELS[0], deadline_ms=5000), source="bench")
+                waits = commands.Place(
+                    model_id="llama-3.1-405b", include=(next(iter(nodes)),), wait_for_capacity=True, deadline_ms=5000
+                )
+                await publish(bus, waits, source="bench")
                 await until(lambda: len(placed(live)) == LARGE_INSTANCES, within=120, what="every instance placed")
+                await until(lambda: len(live.state.instances) > LARGE_INSTANCES, within=60, what="who waits")
                 return nothing, await quiet_share([process.process.pid])
     finally:
         await bus.close()
@@ -258,7 +263,7 @@ def main() -> None:
         f"\n{waited} instances found no other place until the device was back. While nothing happens but readings "
         f"(`{TELEMETRY}`), each placer takes {shares} of a core. On "
         f"{LARGE_NODES * LARGE_DEVICES:,} devices it takes {nothing:.1%} with nothing placed, for following them, "
-        f"and {some:.1%} while it looks after {LARGE_INSTANCES} instances."
+        f"and {some:.1%} while it looks after {LARGE_INSTANCES} instances and one that waits for room."
     )
 
 
