@@ -199,9 +199,7 @@ async def share_on_a_large_fleet(nats_url: str, folder: Path) -> tuple[float, fl
                 nothing = await quiet_share([process.process.pid])
                 for _ in range(LARGE_INSTANCES):
                     await publish(bus, commands.Place(model_id=MODELS[0], deadline_ms=5000), source="bench")
-                waits = commands.Place(
-                    model_id="llama-3.1-405b", include=(next(iter(nodes)),), wait_for_capacity=True, deadline_ms=5000
-                )
+                waits = commands.Place(model_id="llama-3.1-405b", include=(next(iter(nodes)),), wait_for_capacity=True)
                 await publish(bus, waits, source="bench")
                 await until(lambda: len(placed(live)) == LARGE_INSTANCES, within=120, what="every instance placed")
                 await until(lambda: len(live.state.instances) > LARGE_INSTANCES, within=60, what="who waits")
