@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 STREAMS = (TELEMETRY, FLEET)
 _IDLE_SECONDS = 1.0
-_DEAF_SECONDS = 3.0
+_DEAF_SECONDS = 2.0
 """Without a word from the bus, neither a message nor that there is none."""
 _BATCH = 1000
 """Small enough that folding one does not hold up the event loop (about 30 ms)."""

@@ -84,6 +84,7 @@ class Caretaker:
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
             else:
                 if not goes_on:
+                    self._own = None  # by the next time more than a moment has passed
                     await self._rest(position, time.perf_counter() - began)
 
     async def idle(self) -> None:
