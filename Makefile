@@ -13,6 +13,8 @@ KEEP ?=
 COLD ?=
 # Of `make soak`: how many simulated hours; SEED is the day's.
 HOURS ?= 10
+# How many commands the placers race for at its end.
+COMMANDS ?= 1000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test chaos soak check format bench docs schemas lock clean
@@ -29,9 +31,10 @@ demo: .venv/.stamp-run ## Run the whole pipeline on real servers and a simulated
 test: check ## Check, then run all tests (PYTEST="-k name" narrows them; SHARDBUS_REQUIRE_DOCKER=1 insists on Docker)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --session-timeout=2400 $(PYTEST)
 
-chaos: .venv/.stamp-dev ## Play rounds of faults on real servers (ROUNDS=200 SEED=1 REPORT=docs/chaos.md KEEP=folder)
+chaos: .venv/.stamp-dev ## Play faults on real servers (ROUNDS=200 COMMANDS=1000 SEED=1 REPORT=docs/chaos.md KEEP=folder)
 	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) \
 		$(if $(REPORT),--report $(REPORT)) $(if $(KEEP),--keep $(KEEP)) $(if $(COLD),--cold)
+	PYTHONPATH=tests $(BIN)/python -m chaos.race --commands $(COMMANDS) --seed $(SEED)
 
 soak: .venv/.stamp-dev ## Simulate hours of a fleet whose nodes come and go, on the pure core (HOURS=10 SEED=1)
 	SHARDBUS_SOAK_HOURS=$(HOURS) SHARDBUS_SOAK_SEED=$(SEED) \

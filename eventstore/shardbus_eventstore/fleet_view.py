@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -10,10 +11,26 @@ from shardbus_schemas.fleet import DeviceStatus, Fleet, FleetDevice, FleetLink, 
 from shardbus_schemas.ids import DeviceKey, InstanceId, NodeId
 
 from shardbus_eventstore.reservations import claims_of
-from shardbus_eventstore.state import CordonRecord, DeviceRecord, DeviceStateRecord, FleetState, NodeHeard, NodeRecord
+from shardbus_eventstore.state import (
+    CordonRecord,
+    DeviceRecord,
+    DeviceStateRecord,
+    FleetState,
+    NodeHeard,
+    NodeRecord,
+)
 
 HEARTBEATS_UNTIL_STALE = 3
 """How many heartbeats may be missed: one is a hiccup, three are silence."""
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What earlier fleets were made of: of who looks again and again, only what changed is made anew."""
+
+    devices: dict[DeviceKey, tuple[DeviceRecord, DeviceStateRecord | None, tuple[object, ...], FleetDevice]] = field(
+        default_factory=dict[DeviceKey, tuple[DeviceRecord, DeviceStateRecord | None, tuple[object, ...], FleetDevice]]
+    )
 
 
 def fleet_of(
@@ -22,6 +39,8 @@ def fleet_of(
     *,
     without: Collection[InstanceId] = (),
     at_home: Collection[DeviceKey] = (),
+    listening_since: datetime | None = None,
+    remembered: Remembered | None = None,
 ) -> Fleet:
     """Return the fleet as of ``now``: every node that ever joined, its registered devices, and the links between them.
 
@@ -29,7 +48,9 @@ def fleet_of(
     ``memory_reserved_bytes`` is what placed instances were promised and readings do not show in use yet (see
     ``reservations``). Instances in ``without`` are taken away: neither their promises nor the memory that is known to
     be theirs count. A device ``at_home`` is not shown as cordoned unless it is drained: who is there already may stay.
+    Who has ``listening_since`` a moment only takes no device for stale that was silent for too long before it.
     """
+    known = Remembered() if remembered is None else remembered
     devices_by_node: dict[NodeId, list[FleetDevice]] = defaultdict(list)
     claims = claims_of(state)
     for key in sorted(state.devices):
@@ -37,15 +58,16 @@ def fleet_of(
         node = state.nodes.get(device.node_id)
         if node is not None:
             reading = state.device_states.get(key)
-            heard = state.node_heard.get(device.node_id)
-            status = status_of(node, device, heard, reading, now)
-            cordon = cordon_of(state, key)
-            if status == "ok" and cordon is not None and (cordon.drain or key not in at_home):
+            status = status_of(node, device, state.node_heard.get(device.node_id), reading, now)
+            if status == "stale" and listening_since is not None and listening_since >= _oldest_word(node, now):
+                status = "ok"
+            cordon = cordon_of(state, key) if status == "ok" and state.cordons else None
+            if cordon is not None and (cordon.drain or key not in at_home):
                 status = "cordoned"
             mine = claims.get(key, ())
             reserved = sum(claim.reserved for claim in mine if claim.instance_id not in without)
             freed = sum(claim.used for claim in mine if claim.instance_id in without)
-            devices_by_node[device.node_id].append(_device(device, reading, status, reserved, freed))
+            devices_by_node[device.node_id].append(_shown(known, key, device, reading, status, reserved, freed))
     # Not validated anew, for this is asked for several times a second: names are keys of maps, so none is there twice.
     return Fleet.model_construct(
         None,
@@ -94,7 +116,7 @@ def status_of(
     """
     if device.lost_at is not None or node.left_at is not None:
         return "lost"
-    oldest = now - timedelta(seconds=min(HEARTBEATS_UNTIL_STALE * node.joined.heartbeat_seconds, _LONGEST_SECONDS))
+    oldest = _oldest_word(node, now)
     if reading is None or heard is None:
         return "stale" if device.registered_at < oldest else "ok"
     left_out = heard.heartbeat_sequence > reading.sequence
@@ -104,6 +126,30 @@ def status_of(
 
 _LONGEST_SECONDS = 86400.0 * 365
 """Keeps an absurd heartbeat within what a date can hold."""
+
+
+def _oldest_word(node: NodeRecord, now: datetime) -> datetime:
+    """Return the moment at which a device must have been heard last not to be stale."""
+    return now - timedelta(seconds=min(HEARTBEATS_UNTIL_STALE * node.joined.heartbeat_seconds, _LONGEST_SECONDS))
+
+
+def _shown(
+    known: Remembered,
+    key: DeviceKey,
+    device: DeviceRecord,
+    reading: DeviceStateRecord | None,
+    status: DeviceStatus,
+    reserved: int,
+    freed: int,
+) -> FleetDevice:
+    """Return the device as it is shown, the same object as the last time if nothing changed."""
+    seen = (status, reserved, freed)
+    last = known.devices.get(key)
+    if last is not None and last[0] is device and last[1] is reading and last[2] == seen:
+        return last[3]
+    shown = _device(device, reading, status, reserved, freed)
+    known.devices[key] = (device, reading, seen, shown)
+    return shown
 
 
 def _device(

@@ -6,8 +6,11 @@ It begins with the newest snapshot, if there is one that can be used, and folds 
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 
 from shardbus_infra.bus.port import BusError, BusUnreachableError, Log, StreamInfo, StreamShortenedError
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 STREAMS = (TELEMETRY, FLEET)
 _IDLE_SECONDS = 1.0
+_DEAF_SECONDS = 2.0
+"""Without a word from the bus, neither a message nor that there is none."""
 _BATCH = 1000
 """Small enough that folding one does not hold up the event loop (about 30 ms)."""
 
@@ -35,6 +40,8 @@ class LiveState:
         self._bus = bus
         self._state = FleetState()
         self._moved = asyncio.Condition()
+        self._heard_at = -math.inf
+        self._listening_since = datetime.now(UTC)
         self.skipped: Counter[str] = Counter()
         """How many messages were not folded, by code."""
 
@@ -42,6 +49,11 @@ class LiveState:
     def state(self) -> FleetState:
         """The state now; it never changes, a later one replaces it."""
         return self._state
+
+    @property
+    def listening_since(self) -> datetime:
+        """Since when the bus was never away: who was not heard for longer than that need not have been silent."""
+        return self._listening_since if time.monotonic() - self._heard_at < _DEAF_SECONDS else datetime.now(UTC)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until ``stop`` is set. Raises BusError (StreamMissingError, StreamReplacedError).
@@ -105,10 +117,17 @@ class LiveState:
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 if batch:
+                    self._hear()
                     self._note(take(self._state, batch))
                     await self._announce()
                 else:
                     await self._look_at(stream)
+
+    def _hear(self) -> None:
+        """Note that the bus answers."""
+        if time.monotonic() - self._heard_at >= _DEAF_SECONDS:
+            self._listening_since = datetime.now(UTC)
+        self._heard_at = time.monotonic()
 
     def _note(self, taken: Taken) -> None:
         self._state = taken.state
@@ -127,6 +146,7 @@ class LiveState:
         except BusError as error:
             log.debug("cannot look at %s: %s", stream, error)
             return
+        self._hear()
         if tail is None:
             await self._skip_what_is_gone(stream, info)
 

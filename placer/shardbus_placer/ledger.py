@@ -19,22 +19,19 @@ async def append(
     changes: Sequence[events.FleetEvent],
     *,
     source: str,
-    name: str,
     correlation_id: str | None,
     causation_id: str | None,
     expected: ExpectedLast | None,
     last_id: str | None = None,
 ) -> int:
-    """Append ``changes``, one at least, and return where the last of them is.
+    """Append ``changes``, one at least, and return where the last is in ``FLEET``.
 
-    Raises WrongSequenceError if the ledger is not as expected any more, and BusError.
-
-    What was appended by then stays: each event is true by itself. ``name`` and the sequence make ids that a retry of
-    the same decision would give again; ``last_id`` is that of the last, whatever the ledger held.
+    Raises WrongSequenceError if the ledger is not as expected any more, and BusError. What was appended by then stays:
+    each event is true by itself. ``last_id`` is an id for the last that whoever decides the same thing would give too,
+    so that only the first is stored. The others have ids of their own: were two different ones taken for the same, who
+    lost the race would go on as if it had won, and promise what it never freed.
     """
-    held = expected
-    start = 0 if expected is None else expected.sequence
-    last = 0
+    held, place = expected, 0
     for number, change in enumerate(changes):
         is_last = number == len(changes) - 1
         on_ledger = isinstance(change, ON_LEDGER)
@@ -42,12 +39,12 @@ async def append(
             bus,
             change,
             source=source,
-            event_id=last_id if is_last and last_id is not None else f"{name}/{start}/{number}",
+            event_id=last_id if is_last else None,
             correlation_id=correlation_id,
             causation_id=causation_id,
             expected=held if on_ledger else None,
         )
+        place = appended.sequence
         if on_ledger and held is not None:
             held = ExpectedLast(LEDGER, appended.sequence)
-        last = appended.sequence
-    return last
+    return place

@@ -36,10 +36,10 @@ DURABLE = "placer"
 async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge: Knowledge) -> None:
     """Answer commands, and look after what is placed, until ``stop`` is set; what is in hand is finished first."""
     live = LiveState(bus)
-    busy = asyncio.Lock()
-    placer = Placer(bus, live, settings, knowledge, busy)
-    caretaker = Caretaker(bus, live, settings, knowledge, busy)
-    following = asyncio.create_task(live.run(stop), name="placer-state")
+    placer = Placer(bus, live, settings, knowledge)
+    caretaker = Caretaker(bus, live, settings, knowledge)
+    done = asyncio.Event()  # whoever finishes what is in hand still needs the state to go on
+    following = asyncio.create_task(live.run(done), name="placer-state")
     working = asyncio.create_task(placer.work(), name="placer-work")
     caring = asyncio.create_task(caretaker.run(stop), name="placer-care")
     asking = asyncio.create_task(serve_asks(bus), name="placer-asks")
@@ -49,9 +49,10 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
         for task in (following, working, caring, asking):
             if task.done() and not stop.is_set():
                 task.result()  # a task that ended by itself failed: let its error out
-        await placer.idle()
+        await asyncio.gather(placer.idle(), caretaker.idle())
     finally:
         stop.set()
+        done.set()
         for task in (working, caring, asking, stopping):
             task.cancel()
         await asyncio.gather(following, working, caring, asking, stopping, return_exceptions=True)
@@ -60,16 +61,14 @@ async def run(bus: Bus, settings: PlacerSettings, stop: asyncio.Event, knowledge
 class Placer:
     """One worker of the shared command queue."""
 
-    def __init__(
-        self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge, busy: asyncio.Lock
-    ) -> None:
+    def __init__(self, bus: Bus, live: LiveState, settings: PlacerSettings, knowledge: Knowledge) -> None:
         self._bus = bus
         self._live = live
         self._settings = settings
         self._knowledge = knowledge
         self._keys = KeyRing(settings.access_keys)
         self._source = f"placer/{settings.placer_name}"
-        self._busy = busy
+        self._busy = asyncio.Lock()
 
     async def work(self) -> None:
         """Answer one command after the other, for ever."""
@@ -145,7 +144,6 @@ class Placer:
             self._bus,
             changes,
             source=self._source,
-            name=command_id,
             correlation_id=received.envelope.correlation_id or command_id,
             causation_id=received.envelope.event_id,
             expected=expected,

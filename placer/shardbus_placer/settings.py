@@ -16,8 +16,9 @@ class PlacerSettings(CommonSettings, LifeRules):  # pyright: ignore[reportIncomp
 
     placer_name: str = "placer"
     """Who signs the decisions: the ``source`` of its events is ``placer/<name>``."""
-    max_conflicts: Annotated[int, Field(ge=1, le=100)] = 5
-    """How often a placement is planned anew when other placers were faster."""
+    max_conflicts: Annotated[int, Field(ge=1, le=1000)] = 50
+    """How often a placement is planned anew when other placers were faster. Of four equally fast ones each loses three
+    races in four, so a few tries are soon used up."""
     catch_up_seconds: Annotated[float, Field(gt=0)] = 5.0
     """How long a command waits for the placer's state to reach what the streams held when it arrived."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3

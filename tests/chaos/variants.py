@@ -18,6 +18,9 @@ from shardbus_console.main import main
 from shardbus_eventstore import projection
 from shardbus_eventstore.read_model import writer
 from shardbus_infra.bus import nats_append
+from shardbus_placer import ledger
+from shardbus_placer import process as placer_process
+from shardbus_schemas import events
 
 Write = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], bool]
 _write: Final[Write] = writer.write
@@ -33,9 +36,13 @@ class Death:
     def come(self, new: Mapping[str, Any]) -> None:
         """Kill this process if it is time."""
         if new.get("device_history"):
-            self._left -= 1
-            if self._left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            self.strike()
+
+    def strike(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send this process a signal if it is time."""
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), number)
 
 
 def real(death: Death) -> None:
@@ -97,6 +104,59 @@ def nameless(_: Death | None = None) -> None:
     nats_append.message_headers = message_headers
 
 
+def dies_unacknowledged(death: Death) -> None:
+    """A placer that answers a command, and is gone before it is off the queue."""
+    acknowledge = placer_process._acknowledge  # pyright: ignore[reportPrivateUsage] -- patched, not used
+
+    async def acknowledge_or_die(item: Any) -> None:
+        death.strike()
+        await acknowledge(item)
+
+    placer_process._acknowledge = acknowledge_or_die  # pyright: ignore[reportPrivateUsage]
+
+
+def dies_halfway(death: Death) -> None:
+    """A placer that has had others give way, or has moved them, and is gone before it says what for."""
+    _before_what_follows(death.strike)
+
+
+def stops_halfway(death: Death) -> None:
+    """The same, stopped as by ``kill -STOP``: it goes on later as if nothing had happened."""
+    _before_what_follows(lambda: death.strike(signal.SIGSTOP))
+
+
+def stops_before_the_answer(death: Death) -> None:
+    """A placer that has decided, and is stopped before it says what."""
+    publish = ledger.publish
+
+    async def publish_later(*given: Any, **named: Any) -> Any:
+        death.strike(signal.SIGSTOP)
+        return await publish(*given, **named)
+
+    ledger.publish = publish_later
+
+
+def blind(_: Death | None = None) -> None:
+    """A placer that appends whatever it decided, without looking whether somebody else was faster."""
+    publish = ledger.publish
+
+    async def publish_anyway(bus: Any, message: Any, **named: Any) -> Any:
+        return await publish(bus, message, **{**named, "expected": None})
+
+    ledger.publish = publish_anyway
+
+
+def _before_what_follows(befall: Callable[[], None]) -> None:
+    publish = ledger.publish
+
+    async def publish_or_not(bus: Any, message: Any, **named: Any) -> Any:
+        if getattr(message, "gave_way", ()) or isinstance(message, events.FleetRebalanced):
+            befall()
+        return await publish(bus, message, **named)
+
+    ledger.publish = publish_or_not
+
+
 VARIANTS: Final[Mapping[str, Callable[[Death], None]]] = {
     "real": real,
     "acknowledges-before-commit": acknowledges_before_commit,
@@ -104,6 +164,11 @@ VARIANTS: Final[Mapping[str, Callable[[Death], None]]] = {
     "unfenced": unfenced,
     "nameless": nameless,
     "unlocked": unlocked,
+    "blind": blind,
+    "dies-unacknowledged": dies_unacknowledged,
+    "dies-halfway": dies_halfway,
+    "stops-halfway": stops_halfway,
+    "stops-before-the-answer": stops_before_the_answer,
 }
 BROKEN: Final = ("acknowledges-before-commit", "checkpoints-apart", "unfenced", "nameless")
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from shardbus_agents.readings import Pace
-from shardbus_eventstore.fleet_view import fleet_of
+from shardbus_eventstore.fleet_view import Remembered, fleet_of
 from shardbus_schemas import events
 from shardbus_schemas.devices import DeviceFacts, LinkFigures
 from shardbus_schemas.events import DeviceGPUStateUpdated, NodeJoined, NodeLeft
@@ -19,6 +19,7 @@ from shardbus_schemas.placement import (
     Stage,
     StatePosition,
 )
+from support.answers import placed_event
 from support.histories import KEY, START, History, reading
 
 LINK = LinkFigures(bandwidth_bytes_per_second=32e9, latency_seconds=5e-6)
@@ -211,3 +212,56 @@ def test_an_absurd_heartbeat_is_survived() -> None:
     history = History()
     history.add(JOINED.model_copy(update={"heartbeat_seconds": 1e308}), registered())
     assert device_of(history, 60).status == "ok"
+
+
+def test_who_began_to_listen_lately_takes_nobody_for_silent_yet() -> None:
+    history = History()
+    history.add(JOINED, registered(), heard("g1"))
+
+    def status(seconds: float, listening_since: float) -> str:
+        now, since = (START + timedelta(seconds=after) for after in (seconds, listening_since))
+        return fleet_of(history.state, now, listening_since=since).nodes[0].devices[0].status
+
+    assert status(100, 90) == "ok"
+    assert status(100, 70) == "ok", "three heartbeats are not over yet"
+    assert status(101, 70) == "stale"
+    assert status(101, -1000) == "stale"
+    history.add(NodeLeft(node_id="n1", boot_id="b1"))
+    assert status(100, 99) == "lost", "that was said, not concluded"
+
+
+def test_a_device_that_is_not_silent_yet_may_be_cordoned() -> None:
+    history = History()
+    history.add(JOINED, registered(), heard("g1"), events.Cordoned(node_id="n1", drain=False, command_id="c"))
+    now = START + timedelta(seconds=100)
+    assert fleet_of(history.state, now, listening_since=now).nodes[0].devices[0].status == "cordoned"
+
+
+def test_what_is_remembered_changes_nothing_but_the_work() -> None:
+    history, remembered = History(), Remembered()
+    told = (
+        JOINED,
+        registered(memory_total_bytes=24),
+        NodeJoined(node_id="n3", boot_id="b", heartbeat_seconds=10),
+        heard("g1", memory_used_bytes=5),
+        events.GPUBandwidthMeasured.model_validate(
+            {"from": "n1", "to": "n3", "method": "t", "measured_at": START} | LINK.model_dump()
+        ),
+        placed_event("i1", "n1/g1"),
+        heard("g1", memory_used_bytes=7),
+        events.Cordoned(node_id="n1", drain=True, command_id="c"),
+        registered(memory_total_bytes=25),
+        events.GPUBandwidthMeasured.model_validate(
+            {"from": "n1", "to": "n3", "method": "t", "measured_at": START, "bandwidth_bytes_per_second": 1e9}
+            | {"latency_seconds": 1e-3}
+        ),
+        events.DeviceLost(node_id="n1", device_id="g1", reason="gone"),
+    )
+    for message in told:
+        history.add(message)
+        now = START + timedelta(seconds=history.state.positions.get("FLEET", 0))
+        assert fleet_of(history.state, now, remembered=remembered) == fleet_of(history.state, now)
+    now += timedelta(seconds=1)
+    first, second = (fleet_of(history.state, now, remembered=remembered) for _ in range(2))
+    assert first.nodes[0].devices[0] is second.nodes[0].devices[0]
+    assert first.links[0] is second.links[0]

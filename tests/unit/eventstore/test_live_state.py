@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 
 import pytest
+from shardbus_eventstore import live as live_module
 from shardbus_eventstore.live import LiveState, StateBehindError, read_state
 from shardbus_infra.bus.memory import MemoryBus
-from shardbus_infra.bus.port import Outgoing, StreamMissingError, StreamReplacedError
+from shardbus_infra.bus.port import BusUnreachableError, Outgoing, StreamInfo, StreamMissingError, StreamReplacedError
 from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas.events import DeviceGPUStateUpdated, NodeJoined
 from support.histories import reading
+from support.waiting import until
 
 JOINED = NodeJoined(node_id="n1", boot_id="b1", heartbeat_seconds=10)
 
@@ -96,5 +99,42 @@ def test_a_stream_that_is_made_anew_ends_the_following() -> None:
         await bus.create_stream(config)
         with pytest.raises(StreamReplacedError):
             await asyncio.wait_for(running, 5)
+
+    asyncio.run(scenario())
+
+
+def test_it_says_since_when_it_hears_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(live_module, "_DEAF_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        bus, stop = MemoryBus(), asyncio.Event()
+        live = LiveState(bus)
+        before = datetime.now(UTC)
+        assert live.listening_since >= before, "it hears nothing yet"
+
+        async def hears() -> bool:
+            since = live.listening_since
+            await asyncio.sleep(0.001)
+            return live.listening_since == since
+
+        running = asyncio.create_task(live.run(stop))
+        await until(hears, what="to hear it")
+        since, info = live.listening_since, bus.info
+        await publish(bus, JOINED, source="test")
+        await live.wait_until(FLEET, 1)
+        assert live.listening_since == since, "messages or none, the bus was never away"
+
+        async def away(stream: str) -> StreamInfo:
+            raise BusUnreachableError(f"the test took {stream} away")
+
+        bus.info = away  # type: ignore[method-assign]  # the test takes it away
+        await until(lambda: live.listening_since > since, what="to be deaf")
+        back = datetime.now(UTC)
+        bus.info = info  # type: ignore[method-assign]
+        await until(hears, what="to hear it again")
+        assert live.listening_since >= back
+        stop.set()
+        await asyncio.wait_for(running, 5)
 
     asyncio.run(scenario())
