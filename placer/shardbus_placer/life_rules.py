@@ -39,6 +39,9 @@ class LifeRules(BaseModel):
     """For how long; doubled for each time more."""
     moves_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 120
     """How many instances of the fleet may be moved without a command within a minute."""
+    repair_deadline_ms: Annotated[float, Field(gt=0, le=600_000)] = 250.0
+    """Milliseconds that a plan may take which no command waits for, where its request allows more: others wait behind
+    it. If that is too short for any answer, the request's own holds."""
     repair_horizon_tokens: Annotated[float, Field(gt=0)] = 10_000.0
     """For how many tokens a plan is expected to stand that is made because something was lost: few, so that little is
     moved and the instance is back soon."""

@@ -1,7 +1,7 @@
 """What the placer does by itself: one step at a time from what is to what is wanted. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +15,7 @@ from shardbus_schemas.placement import Placed, Refused
 
 from shardbus_placer import telling
 from shardbus_placer.capacity_seen import CapacitySeen, capacity_seen, has_grown
-from shardbus_placer.finding import NO_ROOM, find_place
+from shardbus_placer.finding import NO_ROOM, Found, find_place
 from shardbus_placer.gain import gain_of, is_same_place
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.life_rules import LifeRules
@@ -161,7 +161,7 @@ def _meet(
         if rest:
             return [_resting(need, wanted, state, now, rest)]
     horizon = None if need.cause == "capacity" else rules.repair_horizon_tokens
-    found = find_place(wanted, state, now, knowledge, barred=barred, horizon_tokens=horizon)
+    found = _find_soon(wanted, state, now, knowledge, barred, horizon)
     if isinstance(found.result, Refused):
         if need.cause not in CANNOT_STAY:
             return found.result
@@ -174,6 +174,24 @@ def _meet(
         if need.cause == "throttling" and not _is_worth_it(record, found.result, state, now, knowledge):
             return []
     return telling.replaced(wanted, found, state, now, cause=need.cause, reason=need.why)
+
+
+def _find_soon(
+    wanted: Wanted,
+    state: FleetState,
+    now: datetime,
+    knowledge: Knowledge,
+    barred: Collection[str],
+    horizon_tokens: float | None = None,
+) -> Found:
+    """Return a place that is found quickly; one that takes longer only if that is too little time for any answer."""
+    most = knowledge.rules.repair_deadline_ms
+    if wanted.request.deadline_ms > most:
+        hurried = replace(wanted, request=wanted.request.model_copy(update={"deadline_ms": most}))
+        found = find_place(hurried, state, now, knowledge, barred=barred, horizon_tokens=horizon_tokens)
+        if isinstance(found.result, Placed) or found.result.refusal.code != "deadline_without_answer":
+            return found
+    return find_place(wanted, state, now, knowledge, barred=barred, horizon_tokens=horizon_tokens)
 
 
 def _is_worth_it(
@@ -214,7 +232,7 @@ def _towards(
         grant=deployment.grant,
         deployment_id=deployment.deployment_id,
     )
-    found = find_place(wanted, state, now, knowledge, barred=unstable(watch, now, knowledge.rules))
+    found = _find_soon(wanted, state, now, knowledge, unstable(watch, now, knowledge.rules))
     if isinstance(found.result, Placed):
         return telling.placed(wanted, found, state, now, command_id)
     reason = f"no room for replica {len(replicas) + 1} of {deployment.replicas}: {found.result.refusal.message}"

@@ -6,16 +6,19 @@ All tests share one stack of single-card nodes; each leaves it running.
 import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shardbus_infra.bus.port import Stored
+from shardbus_infra.bus.publish import publish
 from shardbus_infra.bus.receive import receive
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_infra.embedded.nats import EmbeddedNats
 from shardbus_infra.embedded.postgres import EmbeddedPostgres
 from shardbus_schemas import events, subjects
+from shardbus_schemas.ids import DeviceId, InstanceId, NodeId
 from support.command_line import Running, document, shardbus_here
 from support.projecting import assert_read_model_is_the_fold, bus_with_streams, caught_up, whole_stream
 from support.server_folders import server_folder
@@ -114,6 +117,25 @@ class Stack:
         subject = subjects.event("instance", instance)
         return [stored for stored in self.fleet_stream() if stored.subject == subject]
 
+    def report(self, instance: str, node: str, state: events.ShardState, message: str | None = None) -> str:
+        """Say of an instance's shard on a node's card what its agent would say; return the event's id."""
+        report = events.ShardReported(
+            instance_id=InstanceId(instance),
+            node_id=NodeId(node),
+            device_id=DeviceId("cuda:0"),
+            state=state,
+            message=message,
+            occurred_at=datetime.now(UTC),
+        )
+        event_id = f"report-{instance}-{node}-{state}"
+
+        async def tell() -> None:
+            async with bus_with_streams(self.nats.url) as bus:
+                await publish(bus, report, source=f"agent/{node}", event_id=event_id)
+
+        asyncio.run(tell())
+        return event_id
+
     def last_heard(self, node: str) -> Stored:
         """Return the last word of a node."""
 
@@ -210,6 +232,25 @@ def test_while_the_bus_was_away_nobody_counts_as_silent(stack: Stack) -> None:
     assert {name: process.process.pid for name, process in stack.processes.items() if process.alive} == before
     stack.delete(instance)
     stack.delete(other)
+
+
+def test_what_failed_on_a_device_is_placed_elsewhere_and_kept_away_from_there(stack: Stack) -> None:
+    instance = stack.place("failed-shard")
+    node = node_at_first(stack, instance)
+    report = stack.report(instance, node, "failed", "out of memory")
+    there = stack.wait_until_it_left(instance, node)
+    *_, last = stack.changes_of(instance)
+    replaced = receive(last).message
+    assert isinstance(replaced, events.InstanceReplaced)
+    assert replaced.cause == "shard_failed"
+    assert replaced.barred == (f"{node}/cuda:0",)
+    assert "out of memory" in replaced.reason
+    assert receive(last).envelope.causation_id == report
+    stack.report(instance, there, "ready")
+    until_sync(lambda: "1/1" in stack.here("instances").stdout, within=PATIENCE, what="its shard ready in Postgres")
+    told = stack.here("story", instance).stdout
+    assert "out of memory" in told
+    stack.delete(instance)
 
 
 def test_in_the_end_the_read_model_is_the_fold_of_what_was_said(stack: Stack) -> None:

@@ -87,7 +87,7 @@ def test_what_a_shell_says_is_on_the_stream(agent: tuple[Running, Path], nats_ur
     [
         (("--layers", "15"), "--layers 15: write the first and the last layer, such as 0-15"),
         (("--layers", "7-3"), "--layers 7-3: "),
-        (("--memory", "much"), "--memory 'much': write a size such as 7.5GiB"),
+        (("--memory", "much"), "--memory 'much': write an amount of memory such as 48GiB"),
         (("--memory", "7.5Gib"), "did you mean GiB?"),
     ],
 )

@@ -1,12 +1,11 @@
 """Commands that change where instances are, and what nodes take."""
 
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from shardbus_placer.knowledge import NotAdmitted
 from shardbus_schemas import commands, events
-from shardbus_schemas.access import Grant, Operation
+from support.access_tokens import TRUSTING, claims_with, token_of
 from support.small_world import Machine, World, knowledge_of, machine, model
 
 MODELS = (model("m", 40), model("big", 80))
@@ -141,23 +140,18 @@ def test_two_that_want_the_same_place_do_not_both_get_it_in_one_rebalance() -> N
 
 
 def test_what_a_token_placed_is_its_subject_s_alone() -> None:
-    def admit(token: str | None, operation: Operation, now: datetime) -> Grant | NotAdmitted | None:
-        return None if token is None else Grant(subject=token)
-
-    knowledge = knowledge_of(*MODELS)
-    one = World(
-        [machine("a", 100), machine("b", 100)],
-        type(knowledge)(knowledge.catalogue, knowledge.policy, knowledge.plan, knowledge.rules, admit),
-    )
-    name = place(one, access_token="ann")
+    may = {"operations": ["place", "delete", "move", "scale"]}
+    ann, bob = (token_of(claims_with(sub=name, exp=2**32, shardbus=may)) for name in ("ann", "bob"))
+    one = World([machine("a", 100), machine("b", 100)], replace(knowledge_of(*MODELS), access=TRUSTING))
+    name = place(one, access_token=ann)
     owners = place(one)
     for kind in (commands.Delete, commands.Move):
-        assert refusal(one.command(kind(instance_id=name, access_token="bob")))[0] == "access_denied"
-        assert refusal(one.command(kind(instance_id=owners, access_token="ann")))[0] == "access_denied"
-    one.command(commands.Scale(model_id="m", replicas=1, access_token="ann"))
-    answer = one.command(commands.Scale(model_id="m", replicas=0, access_token="bob"))
+        assert refusal(one.command(kind(instance_id=name, access_token=bob)))[0] == "access_denied"
+        assert refusal(one.command(kind(instance_id=owners, access_token=ann)))[0] == "access_denied"
+    one.command(commands.Scale(model_id="m", replicas=1, access_token=ann))
+    answer = one.command(commands.Scale(model_id="m", replicas=0, access_token=bob))
     assert refusal(answer)[0] == "access_denied"
     one.settle()
     assert {record.grant.subject for record in one.instances() if record.grant is not None} == {"ann"}
     assert isinstance(one.command(commands.Move(instance_id=name, away_from=("a",))), events.InstanceReplaced)
-    assert isinstance(one.command(commands.Delete(instance_id=name, access_token="ann")), events.InstanceDeleted)
+    assert isinstance(one.command(commands.Delete(instance_id=name, access_token=ann)), events.InstanceDeleted)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from shardbus_infra.bus.port import ExpectedLast, Outgoing
@@ -15,6 +17,7 @@ from shardbus_schemas import commands, events, subjects
 from shardbus_schemas.fleet import Fleet
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused
+from support.access_tokens import OWNER, claims_with, token_of
 from support.placing import KNOWLEDGE, attic, placed_on
 from support.unreliable_bus import UnreliableBus
 from support.waiting import until
@@ -27,13 +30,14 @@ def play(
     *,
     knowledge: Knowledge = KNOWLEDGE,
     placers: int = 1,
+    settings: PlacerSettings = SETTINGS,
 ) -> None:
     async def with_placers() -> None:
         bus = UnreliableBus()
         for event in attic():
             await publish(bus, event, source="test")
         stop = asyncio.Event()
-        tasks = [asyncio.create_task(run(bus, SETTINGS, stop, knowledge)) for _ in range(placers)]
+        tasks = [asyncio.create_task(run(bus, settings, stop, knowledge)) for _ in range(placers)]
         try:
             await scenario(bus)
             await until(lambda: not bus.server.log(COMMANDS).messages, what="an empty command queue")
@@ -65,6 +69,30 @@ def test_a_bare_message_with_nothing_but_a_models_name_is_answered() -> None:
         assert placed.command_id.startswith("COMMANDS:1@")
 
     play(scenario)
+
+
+def test_access_tokens_are_checked_with_the_keys_of_the_settings_as_they_are_now(tmp_path: Path) -> None:
+    settings = PlacerSettings(catch_up_seconds=2, access_keys=tmp_path, require_access_token=True)
+    right = {"devices": ["attic"], "operations": ["place"]}
+    token = token_of(claims_with(exp=int(time.time()) + 600, shardbus=right))
+
+    async def ask(bus: UnreliableBus, command_id: str, token: str | None) -> Any:
+        asked = commands.Place(model_id="tiny", command_id=command_id, dry_run=True, access_token=token)
+        before = len(answers(bus))
+        await publish(bus, asked, source="me")
+        await until_answered(bus, before + 1)
+        return answers(bus)[-1]
+
+    async def scenario(bus: UnreliableBus) -> None:
+        assert (await ask(bus, "c1", None)).result.refusal.code == "access_required"
+        assert (await ask(bus, "c2", token)).result.refusal.code == "access_invalid"
+        (tmp_path / "owner.jwk").write_text(json.dumps(OWNER.public.jwk()))
+        assert isinstance(await ask(bus, "c3", token), events.PlacementPreviewed)
+        (tmp_path / "owner.jwk").unlink()
+        assert (await ask(bus, "c4", token)).result.refusal.code == "access_invalid"
+        assert all(token.encode() not in stored.payload for stored in bus.server.log(FLEET).messages)
+
+    play(scenario, settings=settings)
 
 
 def test_the_answer_names_the_command_that_caused_it() -> None:
