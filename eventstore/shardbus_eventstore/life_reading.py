@@ -13,7 +13,8 @@ from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.registry import Received
 
 from shardbus_eventstore.intake import examine
-from shardbus_eventstore.life import Led, Life, asked_of, ids_to_find, life_of
+from shardbus_eventstore.life import Life
+from shardbus_eventstore.life_telling import Led, asked_of, ids_to_find, life_of
 
 _PATIENCE_SECONDS: Final = 2.0
 _CAUSES: Final = tuple(

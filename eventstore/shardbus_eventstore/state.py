@@ -12,25 +12,18 @@ from typing import Literal
 from shardbus_schemas.access import Grant
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.events import (
+    Answer,
     ChangeCause,
-    CommandRejected,
-    Cordoned,
     DeadLettered,
     DeadLetterRetried,
-    DeploymentScaled,
     DeviceFaulted,
-    FleetRebalanced,
     GPUBandwidthMeasured,
     InstanceDeleted,
     InstancePending,
     InstancePlaced,
     InstanceReplaced,
-    ModelRegistered,
     NodeJoined,
-    PlacementPreviewed,
-    PlacementRejected,
     ShardReported,
-    Uncordoned,
 )
 from shardbus_schemas.ids import (
     BootId,
@@ -50,20 +43,7 @@ from shardbus_schemas.telemetry import DeviceGPUState
 InstanceStatus = Literal["placed", "pending", "lost", "deleted"]
 """Only a ``placed`` instance holds its memory. Pending and lost ones are wanted, and wait for a place."""
 
-DecisionEvent = (
-    InstancePlaced
-    | InstanceReplaced
-    | InstancePending
-    | InstanceDeleted
-    | PlacementRejected
-    | PlacementPreviewed
-    | CommandRejected
-    | ModelRegistered
-    | Cordoned
-    | Uncordoned
-    | DeploymentScaled
-    | FleetRebalanced
-)
+DecisionEvent = Answer
 """What answers a command."""
 
 LinkKey = tuple[NodeId, NodeId]

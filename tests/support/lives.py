@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from shardbus_eventstore.intake import examine, take
-from shardbus_eventstore.life import Led, Life, ids_to_find, life_of
+from shardbus_eventstore.life import Life
+from shardbus_eventstore.life_telling import Led, ids_to_find, life_of
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.port import Bus, Outgoing, Stored
 from shardbus_infra.bus.publish import outgoing

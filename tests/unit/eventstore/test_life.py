@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 from shardbus_eventstore.intake import examine
-from shardbus_eventstore.life import Because, Elsewhere, Ended, Life, Settled, ShardTold, Waiting, ids_to_find
+from shardbus_eventstore.life import Because, Elsewhere, Ended, Life, Settled, ShardTold, Waiting
+from shardbus_eventstore.life_telling import ids_to_find
 from shardbus_schemas import events
 from support.answers import placed_event
 from support.histories import START
