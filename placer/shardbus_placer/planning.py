@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from shardbus_eventstore.fleet_view import fleet_of
+from shardbus_eventstore.reservations import claims_of
 from shardbus_eventstore.state import FleetState, InstanceRecord
 from shardbus_schemas.ids import DeviceKey, InstanceId
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused
@@ -70,7 +71,16 @@ def conditions(wanted: Wanted, barred: Collection[str]) -> PlacementRequest:
     return wanted.request.model_copy(update={"exclude": exclude})
 
 
-def used_before(plan: Placed, state: FleetState) -> dict[DeviceKey, int]:
-    """Return what is in use on the plan's devices now; 0 where nobody has read it yet, for so it was counted."""
-    readings = ((key, state.device_states.get(key)) for key in plan.memory_by_device)
-    return {key: 0 if record is None else record.reading.memory_used_bytes or 0 for key, record in readings}
+def used_before(plan: Placed, state: FleetState, instance_id: InstanceId) -> dict[DeviceKey, int]:
+    """Return what others use on the plan's devices now; 0 where nobody has read it yet, for so it was counted.
+
+    What is known to be the instance's own was planned with as free, and stays its own: a runtime that went on through
+    the time without a place has no reason to say so again.
+    """
+    claims = claims_of(state)
+    found: dict[DeviceKey, int] = {}
+    for key in plan.memory_by_device:
+        record = state.device_states.get(key)
+        used = 0 if record is None else record.reading.memory_used_bytes or 0
+        found[key] = used - sum(claim.used for claim in claims.get(key, ()) if claim.instance_id == instance_id)
+    return found

@@ -187,7 +187,7 @@ class InstancePlaced(FrozenModel):
     plan: Placed
     position: StatePosition
     used_before: dict[DeviceKey, Bytes] = {}
-    """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
+    """Memory that others used on the plan's devices when this was decided: a rise above it is this instance's."""
     gave_way: tuple[InstanceId, ...] = ()
     """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
     barred: tuple[str, ...] = ()
@@ -237,7 +237,7 @@ class InstanceReplaced(FrozenModel):
     cause: ChangeCause | None = None
     """``None`` in events from before this was kept."""
     used_before: dict[DeviceKey, Bytes] = {}
-    """Memory in use on the plan's devices when this was decided: a rise above it is this instance's."""
+    """Memory that others used on the plan's devices when this was decided: a rise above it is this instance's."""
     gave_way: tuple[InstanceId, ...] = ()
     """Instances of a lower priority that were taken off their devices for it; their own events came just before."""
     barred: tuple[str, ...] = ()
