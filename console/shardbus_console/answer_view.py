@@ -5,7 +5,7 @@ from typing import assert_never
 
 from shardbus_schemas import events
 from shardbus_schemas.events import Answer
-from shardbus_schemas.ids import InstanceId
+from shardbus_schemas.ids import InstanceId, target_name
 
 from shardbus_console.exits import Exit
 from shardbus_console.output import data, print_table, say
@@ -71,9 +71,9 @@ def line_of(
             return f"{answer.profile.model_id} is registered"
         case events.Cordoned():
             leaves = "what is there moves away" if answer.drain else "what is there stays"
-            return f"{_target(answer)} takes nothing new; {leaves}"
+            return f"{target_name(answer.node_id, answer.device_id)} takes nothing new; {leaves}"
         case events.Uncordoned():
-            return f"{_target(answer)} takes instances again"
+            return f"{target_name(answer.node_id, answer.device_id)} takes instances again"
         case events.DeploymentScaled():
             replicas = "no replica" if not answer.replicas else f"{answer.replicas} replica{'s'[: answer.replicas > 1]}"
             spread = f", spread by {answer.spread_by}" if answer.spread_by and answer.replicas > 1 else ""
@@ -90,10 +90,6 @@ def gain_rows(answer: events.FleetRebalanced) -> list[dict[str, object]]:
     """Return a row for each instance that was moved, the one that gains most first."""
     best_first = sorted(answer.moved.items(), key=lambda each: (-each[1], each[0]))
     return [{"instance": name, "gain": f"{gain:.1%}"} for name, gain in best_first]
-
-
-def _target(answer: events.Cordoned | events.Uncordoned) -> str:
-    return answer.node_id if answer.device_id is None else f"{answer.node_id}/{answer.device_id}"
 
 
 def _print_who_gave_way(gave_way: Sequence[InstanceId]) -> None:

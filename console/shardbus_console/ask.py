@@ -19,11 +19,6 @@ from shardbus_console.exits import CommandError, Exit
 
 Answer = events.Answer
 
-_ANSWERS = (
-    subjects.INSTANCES_ALL,
-    *(subjects.any_event(kind) for kind in ("refusal", "command", "model", "cordon", "deployment")),
-)
-
 
 async def ask(bus: Bus, command: Command, *, timeout_seconds: float) -> Answer:
     """Append ``command`` and return the event that answers it.
@@ -84,7 +79,7 @@ async def wait_for_answer(
 
 
 async def _answer(bus: Bus, is_ours: Callable[[str], bool], start: int) -> Answer:
-    async for message in _messages(bus, FLEET, start, _ANSWERS):
+    async for message in _messages(bus, FLEET, start, subjects.ANSWERS):
         if isinstance(message, Answer) and message.command_id is not None and is_ours(message.command_id):
             return message
     raise AssertionError("a stream is followed for ever")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from shardbus_infra.settings import CommonSettings
-from shardbus_schemas.ids import DeviceId, DeviceKey, NodeId
+from shardbus_schemas.ids import DeviceId, DeviceKey, NodeId, target_name
 
 from shardbus_console.exits import CommandError
 
@@ -40,8 +40,4 @@ def device_named(state: "FleetState", text: str) -> DeviceId:
 
 def targets_named(texts: list[str] | None, settings: CommonSettings) -> tuple[str, ...]:
     """Return the names of nodes and devices as the placer knows them."""
-    found: list[str] = []
-    for text in texts or ():
-        node, device = target_named(text, settings)
-        found.append(node if device is None else DeviceKey.of(node, device))
-    return tuple(found)
+    return tuple(target_name(*target_named(text, settings)) for text in texts or ())

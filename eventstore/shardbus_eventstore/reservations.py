@@ -17,7 +17,7 @@ runtime that reports is the remedy.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -60,14 +60,6 @@ def claims_of(state: FleetState) -> Mapping[DeviceKey, Sequence[Claim]]:
     return {
         key: _claims(key, instances, state.device_states.get(key), _announced_at(key, state))
         for key, instances in on_device.items()
-    }
-
-
-def reserved_bytes(state: FleetState, *, without: Collection[InstanceId] = ()) -> dict[DeviceKey, int]:
-    """Return what was promised and is not seen in use yet, per device."""
-    return {
-        key: sum(claim.reserved for claim in claims if claim.instance_id not in without)
-        for key, claims in claims_of(state).items()
     }
 
 

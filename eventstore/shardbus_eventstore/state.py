@@ -35,6 +35,7 @@ from shardbus_schemas.ids import (
     InstanceId,
     ModelId,
     NodeId,
+    target_name,
 )
 from shardbus_schemas.model_profile import ModelProfile
 from shardbus_schemas.placement import Placed, PlacementRequest, Refused
@@ -217,7 +218,7 @@ class CordonRecord:
     @property
     def key(self) -> str:
         """The node's or the device's name."""
-        return self.node_id if self.device_id is None else DeviceKey.of(self.node_id, self.device_id)
+        return target_name(self.node_id, self.device_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 from shardbus_infra.bus.port import Log, Stored, StreamMissingError
 from shardbus_infra.bus.receive import receive
@@ -19,8 +19,6 @@ from shardbus_eventstore.life_reading import messages_on, read
 from shardbus_eventstore.live import read_state
 from shardbus_eventstore.selection import correlation_of
 from shardbus_eventstore.wording import asked_for, summary
-
-_ANSWERS: Final = (subjects.INSTANCES_ALL, *(subjects.any_event(kind) for kind in ("refusal", "command", "model")))
 
 
 class CommandPart(FrozenModel):
@@ -180,7 +178,7 @@ async def _followed(
     """Return what came after the answer: about its instance, or, unless that ``alone``, because of the same command."""
     correlation = None if alone else answer.envelope.correlation_id
     about = None if instance_id is None else subjects.event("instance", instance_id)
-    wanted = (about,) if alone and about is not None else _ANSWERS
+    wanted = (about,) if alone and about is not None else subjects.ANSWERS
     found: list[StoryEvent] = []
     async for stored in messages_on(reading, FLEET, wanted, start=answer.sequence + 1):
         same = correlation is not None and correlation_of(stored.headers) == correlation

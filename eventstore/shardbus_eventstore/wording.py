@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shardbus_schemas import commands, events
-from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.ids import DeviceKey, target_name
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.placement import Placed
 from shardbus_schemas.units import bytes_text, rate_text, seconds_text
@@ -168,7 +168,7 @@ def _telemetry(message: events.DeviceGPUStateUpdated | events.GPUBandwidthMeasur
 
 
 def _place(message: events.Cordoned | events.Uncordoned | events.DeviceLost | events.DeviceFaulted) -> str:
-    return message.node_id if message.device_id is None else DeviceKey.of(message.node_id, message.device_id)
+    return target_name(message.node_id, message.device_id)
 
 
 def _replicas(count: int) -> str:

@@ -9,7 +9,7 @@ from shardbus_infra.bus.streams import FLEET
 from shardbus_schemas import commands, events
 from shardbus_schemas.access import Grant
 from shardbus_schemas.envelope import Envelope
-from shardbus_schemas.ids import CommandId, DeviceKey, EventId
+from shardbus_schemas.ids import CommandId, EventId, target_name
 from shardbus_schemas.model import FrozenModel
 from shardbus_schemas.placement import Placed, Refused
 from shardbus_schemas.problems import suggest
@@ -32,8 +32,8 @@ def delete(command: commands.Delete, command_id: CommandId, state: FleetState, g
     """Return that an instance is not wanted any more."""
     record = state.instances.get(command.instance_id)
     if record is None or not record.is_wanted:
-        return [unknown_instance(command.TYPE, command.instance_id, command_id, state)]
-    if (foreign := not_own(command.TYPE, command_id, record, grant)) is not None:
+        return [_unknown_instance(command.TYPE, command.instance_id, command_id, state)]
+    if (foreign := _not_own(command.TYPE, command_id, record, grant)) is not None:
         return [foreign]
     return [events.InstanceDeleted(instance_id=record.instance_id, command_id=command_id, reason=command.reason)]
 
@@ -49,8 +49,8 @@ def move(
     """Return an instance's new place, or why it stays."""
     record = state.instances.get(command.instance_id)
     if record is None or not record.is_wanted:
-        return [unknown_instance(command.TYPE, command.instance_id, command_id, state)]
-    if (foreign := not_own(command.TYPE, command_id, record, grant)) is not None:
+        return [_unknown_instance(command.TYPE, command.instance_id, command_id, state)]
+    if (foreign := _not_own(command.TYPE, command_id, record, grant)) is not None:
         return [foreign]
     unknown = [name for name in command.away_from if name not in _targets(state)]
     if unknown:
@@ -61,10 +61,10 @@ def move(
     found = find_place(wanted, state, now, knowledge, barred=barred, horizon_tokens=horizon)
     if isinstance(found.result, Refused):
         message = f"{record.instance_id} stays where it is: {found.result.refusal.message}"
-        return [_rejected(command.TYPE, command_id, "no_place", message, found.result)]
+        return [telling.rejected(command.TYPE, command_id, "no_place", message, found.result)]
     if record.status == "placed" and record.plan is not None and is_same_place(found.result, record.plan):
         message = f"{record.instance_id} lies as well as it can: no other place is worth the move"
-        return [_rejected(command.TYPE, command_id, "nothing_to_do", message)]
+        return [telling.rejected(command.TYPE, command_id, "nothing_to_do", message)]
     because = f": {command.reason}" if command.reason else ""
     return telling.replaced(
         wanted, found, state, now, cause="moved", reason=f"a command asked for it{because}", command_id=command_id
@@ -107,7 +107,7 @@ def rebalance(
     if not moved:
         nearest = "" if best is None else f"; the most is {best[0]:.1%}, for {best[1]}"
         message = f"no instance gains more than {threshold:.0%} by moving{nearest}"
-        return [_rejected(command.TYPE, command_id, "nothing_to_do", message)]
+        return [telling.rejected(command.TYPE, command_id, "nothing_to_do", message)]
     return [
         *done,
         events.FleetRebalanced.model_validate(
@@ -138,16 +138,16 @@ def cordon(
     command: commands.Cordon | commands.Drain, command_id: CommandId, state: FleetState, grant: Grant | None
 ) -> Answer:
     """Return that a node or device takes nothing new; under a drain the placer then empties it by itself."""
-    target = _name(command.node_id, command.device_id)
+    target = target_name(command.node_id, command.device_id)
     if target not in _targets(state):
         return [_unknown_target(command.TYPE, target, command_id, state)]
     if (problem := grant and target_problem(grant, target)) is not None:
-        return [_rejected(command.TYPE, command_id, problem.code, problem.text)]
+        return [telling.rejected(command.TYPE, command_id, problem.code, problem.text)]
     drain = isinstance(command, commands.Drain)
     held = state.cordons.get(target)
     if held is not None and held.lifted_at is None and held.drain == drain:
         message = f"{target} is {'drained' if drain else 'cordoned'} already"
-        return [_rejected(command.TYPE, command_id, "nothing_to_do", message)]
+        return [telling.rejected(command.TYPE, command_id, "nothing_to_do", message)]
     return [
         events.Cordoned(
             node_id=command.node_id,
@@ -161,11 +161,11 @@ def cordon(
 
 def uncordon(command: commands.Uncordon, command_id: CommandId, state: FleetState, grant: Grant | None) -> Answer:
     """Return that a node or device takes instances again."""
-    target = _name(command.node_id, command.device_id)
+    target = target_name(command.node_id, command.device_id)
     if target not in _targets(state):
         return [_unknown_target(command.TYPE, target, command_id, state)]
     if (problem := grant and target_problem(grant, target)) is not None:
-        return [_rejected(command.TYPE, command_id, problem.code, problem.text)]
+        return [telling.rejected(command.TYPE, command_id, problem.code, problem.text)]
     held = [
         record.key
         for record in state.cordons.values()
@@ -177,7 +177,7 @@ def uncordon(command: commands.Uncordon, command_id: CommandId, state: FleetStat
         node = state.cordons.get(command.node_id)
         of_node = node is not None and node.lifted_at is None
         message = f"{target} is not cordoned by itself" + (f", but all of {command.node_id} is" if of_node else "")
-        return [_rejected(command.TYPE, command_id, "nothing_to_do", message)]
+        return [telling.rejected(command.TYPE, command_id, "nothing_to_do", message)]
     return [
         events.Uncordoned(
             node_id=command.node_id, device_id=command.device_id, reason=command.reason, command_id=command_id
@@ -197,44 +197,28 @@ def after(state: FleetState, said: Sequence[FrozenModel], now: datetime) -> Flee
     )
 
 
-def unknown_instance(
+def _unknown_instance(
     command_type: str, instance_id: str, command_id: CommandId, state: FleetState
 ) -> events.CommandRejected:
     """Return that nothing is named so."""
     # A state that began with a snapshot does not know what was deleted before it: the answer must be the same.
     alive = [name for name, record in state.instances.items() if record.is_wanted]
     message = f"there is no instance {instance_id!r}: it never was, or is deleted already{suggest(instance_id, alive)}"
-    return _rejected(command_type, command_id, "unknown_instance", message)
+    return telling.rejected(command_type, command_id, "unknown_instance", message)
 
 
-def not_own(
+def _not_own(
     command_type: str, command_id: CommandId, record: InstanceRecord, grant: Grant | None
 ) -> events.CommandRejected | None:
     """Return that an instance is somebody else's; ``None`` if it is not, or the owner of the fleet asks."""
     problem = None if grant is None else owner_problem(grant, record)
-    return None if problem is None else _rejected(command_type, command_id, problem.code, problem.text)
-
-
-def _rejected(
-    command_type: str,
-    command_id: CommandId,
-    code: events.CommandRejectionCode,
-    message: str,
-    result: Refused | None = None,
-) -> events.CommandRejected:
-    return events.CommandRejected(
-        command_id=command_id, command_type=command_type, code=code, message=message, result=result
-    )
+    return None if problem is None else telling.rejected(command_type, command_id, problem.code, problem.text)
 
 
 def _unknown_target(command_type: str, target: str, command_id: CommandId, state: FleetState) -> events.CommandRejected:
     message = f"there is no node or device {target!r}{suggest(target, sorted(_targets(state)))}"
-    return _rejected(command_type, command_id, "unknown_target", message)
+    return telling.rejected(command_type, command_id, "unknown_target", message)
 
 
 def _targets(state: FleetState) -> set[str]:
     return {*(str(node) for node in state.nodes), *(str(device) for device in state.devices)}
-
-
-def _name(node_id: str, device_id: str | None) -> str:
-    return node_id if device_id is None else DeviceKey.of(node_id, device_id)

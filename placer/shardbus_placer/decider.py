@@ -1,6 +1,6 @@
 """What the placer answers: a command and a state in, events out. Pure; time and the catalogue come in."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from shardbus_eventstore.fleet_view import fleet_of
@@ -9,21 +9,19 @@ from shardbus_schemas import commands, events
 from shardbus_schemas.access import Grant
 from shardbus_schemas.ids import CommandId, DeploymentId
 from shardbus_schemas.model_profile import ModelProfile
-from shardbus_schemas.placement import Placed, PlacementRequest, Refused
+from shardbus_schemas.placement import Placed, PlacementRequest
 from shardbus_schemas.problems import suggest
 from shardbus_schemas.registry import Received
 
 from shardbus_placer import carrying_out, telling
 from shardbus_placer.access.check import AccessProblem, check
 from shardbus_placer.access.quota import narrowed
+from shardbus_placer.carrying_out import Answer
 from shardbus_placer.finding import Found, find_place, may_wait, within_grant
 from shardbus_placer.knowledge import Knowledge
 from shardbus_placer.naming import instance_id_of
 from shardbus_placer.planning import planned
 from shardbus_placer.wanted import Wanted
-
-Answer = Sequence[events.FleetEvent]
-"""What happens; the last of it is the answer."""
 
 
 def command_id_of(received: Received[commands.Command]) -> CommandId:
@@ -60,7 +58,7 @@ def conflict(received: Received[commands.Command], state: FleetState, attempts: 
         place = received.message
         answer = _reject(place, command_id_of(received), state, "conflict", message, "send the command again")
     else:
-        answer = _rejected(received.message, command_id_of(received), "conflict", message)
+        answer = telling.rejected(received.message.TYPE, command_id_of(received), "conflict", message)
     return answer.model_copy(update={"asked": asked(received)})
 
 
@@ -113,7 +111,7 @@ def _place(
         found = find_place(wanted, state, now, knowledge)
     if unknown_fields:
         notes = (*found.result.notes, *(f"ignored the unknown field {field}" for field in unknown_fields))
-        found = Found(found.result.model_copy(update={"notes": notes}), found.barred, found.gives_way)
+        found = replace(found, result=found.result.model_copy(update={"notes": notes}))
     result = found.result
     if isinstance(result, Placed):
         if not place.dry_run:
@@ -152,20 +150,22 @@ def _scale(
     grant: Grant | None,
 ) -> events.FleetEvent:
     if scale.dry_run:
-        return _rejected(scale, command_id, "unsupported_command", "a deployment cannot be scaled as a dry run")
+        return telling.rejected(
+            scale.TYPE, command_id, "unsupported_command", "a deployment cannot be scaled as a dry run"
+        )
     model = _model_of(scale, state, knowledge)
     if model is None:
-        return _rejected(scale, command_id, "unknown_model", _unknown_model(scale, state, knowledge))
+        return telling.rejected(scale.TYPE, command_id, "unknown_model", _unknown_model(scale, state, knowledge))
     deployment_id = scale.deployment_id or DeploymentId(scale.wanted_model_id.replace("/", "-"))
     old = state.deployments.get(deployment_id)
     if old is not None and grant is not None and (old.grant is None or old.grant.subject != grant.subject):
         message = f"deployment {deployment_id} is not {grant.subject}'s, whose access token came with the command"
-        return _rejected(scale, command_id, "access_denied", message)
+        return telling.rejected(scale.TYPE, command_id, "access_denied", message)
     if old is not None and old.model.model_id != model.model_id:
         message = (
             f"deployment {deployment_id} is of {old.model.model_id}; give another --deployment for {model.model_id}"
         )
-        return _rejected(scale, command_id, "unsupported_command", message)
+        return telling.rejected(scale.TYPE, command_id, "unsupported_command", message)
     request = _permitted(scale, state, now, grant)
     if isinstance(request, AccessProblem):
         return _not_permitted(scale, command_id, state, request)
@@ -207,24 +207,12 @@ def _reject(
     )
 
 
-def _rejected(
-    command: commands.Command,
-    command_id: CommandId,
-    code: events.CommandRejectionCode,
-    message: str,
-    result: Refused | None = None,
-) -> events.CommandRejected:
-    return events.CommandRejected(
-        command_id=command_id, command_type=command.TYPE, code=code, message=message, result=result
-    )
-
-
 def _not_permitted(
     command: commands.Command, command_id: CommandId, state: FleetState, problem: AccessProblem
 ) -> events.FleetEvent:
     if isinstance(command, commands.Place):
         return _reject(command, command_id, state, problem.code, problem.message, problem.remedy)
-    return _rejected(command, command_id, problem.code, problem.text)
+    return telling.rejected(command.TYPE, command_id, problem.code, problem.text)
 
 
 def _permitted(

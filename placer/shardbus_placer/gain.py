@@ -1,5 +1,6 @@
 """How much better another plan is than the one an instance has, both on the fleet as it is now. Pure."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from shardbus_eventstore.state import FleetState, InstanceRecord
@@ -23,10 +24,7 @@ def gain_of(
     as_it_is = record.request.model_copy(
         update={"pin": dict(held), "include": tuple(held), "exclude": (), "max_devices": None, "max_stages": None}
     )
-    wanted = wanted_of(record)
-    present = planned(
-        type(wanted)(wanted.instance_id, wanted.model, as_it_is), state, now, knowledge, horizon_tokens=None
-    )
+    present = planned(replace(wanted_of(record), request=as_it_is), state, now, knowledge)
     if not isinstance(present, Placed):
         return None
     before, after = _steady(present), _steady(better)

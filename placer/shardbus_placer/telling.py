@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from shardbus_eventstore.state import FleetState
+from shardbus_eventstore.state import FleetState, InstanceRecord
+from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas import events
 from shardbus_schemas.ids import CommandId
 from shardbus_schemas.placement import Placed, Refusal, Refused, StatePosition
@@ -17,8 +18,8 @@ from shardbus_placer.wanted import Wanted
 def position_of(state: FleetState, as_of: datetime | None = None) -> StatePosition:
     """Return the pair of sequences that names ``state``, and the moment at which it was judged, if it was."""
     return StatePosition(
-        telemetry_sequence=state.positions.get("TELEMETRY", 0),
-        fleet_sequence=state.positions.get("FLEET", 0),
+        telemetry_sequence=state.positions.get(TELEMETRY, 0),
+        fleet_sequence=state.positions.get(FLEET, 0),
         as_of=as_of,
     )
 
@@ -106,24 +107,34 @@ def pending(
 def giving_way(wanted: Wanted, found: Found, state: FleetState, now: datetime) -> Sequence[events.InstancePending]:
     """Return that each of those of a lower priority has lost its place."""
     assert isinstance(found.result, Placed)
-    return [_gone(wanted, found.result, state, now, one.instance_id, one.request.priority) for one in found.gives_way]
+    return [_gone(record, wanted, found.result, position_of(state, now)) for record in found.gives_way]
 
 
-def _gone(
-    wanted: Wanted, plan: Placed, state: FleetState, now: datetime, victim: str, priority: int
-) -> events.InstancePending:
-    record = state.instances[victim]  # pyright: ignore[reportArgumentType]  # ids are text
+def _gone(record: InstanceRecord, wanted: Wanted, plan: Placed, position: StatePosition) -> events.InstancePending:
     shared = sorted(record.promised.keys() & plan.memory_by_device.keys())
     freed = sum(record.promised[key] for key in shared)
     where = f", which takes {bytes_text(freed)} of its memory on {', '.join(shared)}" if shared else ""
-    reason = f"gave way to {wanted.instance_id} (priority {wanted.priority} over {priority}){where}"
+    reason = f"gave way to {wanted.instance_id} (priority {wanted.priority} over {record.request.priority}){where}"
     return events.InstancePending(
         instance_id=record.instance_id,
         reason=reason,
         cause="preempted",
         result=without_plan(wanted=record.model.model_id, code="preempted", message=reason),
-        position=position_of(state, now),
+        position=position,
         gave_way_to=wanted.instance_id,
+    )
+
+
+def rejected(
+    command_type: str,
+    command_id: CommandId,
+    code: events.CommandRejectionCode,
+    message: str,
+    result: Refused | None = None,
+) -> events.CommandRejected:
+    """Return that a command other than a placement is not carried out."""
+    return events.CommandRejected(
+        command_id=command_id, command_type=command_type, code=code, message=message, result=result
     )
 
 

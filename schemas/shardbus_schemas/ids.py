@@ -104,3 +104,8 @@ class DeviceKey(str):
         return core_schema.no_info_after_validator_function(
             cls, text, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json")
         )
+
+
+def target_name(node_id: str, device_id: str | None) -> str:
+    """Return what names a node (``attic``), or one of its devices (``attic/cuda:0``)."""
+    return node_id if device_id is None else DeviceKey.of(node_id, device_id)

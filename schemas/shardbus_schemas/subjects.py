@@ -88,6 +88,10 @@ def any_event(kind: EventKind) -> str:
     return f"{PREFIX}.event.{kind}.*"
 
 
+ANSWERS: Final = tuple(any_event(kind) for kind in ("instance", "refusal", "command", "model", "cordon", "deployment"))
+"""Where all answers to commands are."""
+
+
 def command(verb: CommandVerb) -> str:
     """Return where commands of one verb go."""
     return f"{PREFIX}.command.{verb}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas import commands, events
-from shardbus_schemas.ids import DeviceKey
+from shardbus_schemas.ids import target_name
 
 from shardbus_console.commanding import AnswerTimeout, Reason, Timeout, Wait, carry_out
 from shardbus_console.connection import settings_for
@@ -70,7 +70,7 @@ def drain(
         drains_already = isinstance(answer, events.CommandRejected) and answer.code == "nothing_to_do"
         if not (isinstance(answer, events.Cordoned) or drains_already):
             return None
-        name = node if device is None else DeviceKey.of(node, device)
+        name = target_name(node, device)
         return TargetEmpty(name, placed_on(before, name))
 
     carry_out(

@@ -41,7 +41,10 @@ class NotSignedError(ValueError):
 
 
 class _Ed25519(Algorithm):
-    """The one algorithm there is, for PyJWT: its own stands on another library than the one that is here already."""
+    """The one algorithm there is, for PyJWT: its own stands on another library than the one that is here already.
+
+    Its base wants conversions of keys as well. Nobody here asks PyJWT for them: ``keys.py`` reads and writes keys.
+    """
 
     @override
     def prepare_key(self, key: Any) -> Any:

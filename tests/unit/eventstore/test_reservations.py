@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shardbus_eventstore.fleet_view import fleet_of
 from shardbus_eventstore.fold import fold
-from shardbus_eventstore.reservations import claims_of, reserved_bytes
+from shardbus_eventstore.reservations import claims_of
 from shardbus_eventstore.state import FleetState
 from shardbus_infra.bus.streams import FLEET, TELEMETRY
 from shardbus_schemas import events
@@ -105,7 +105,7 @@ class Card:
 
     @property
     def reserved(self) -> int:
-        return reserved_bytes(self.state).get(KEY, 0)
+        return sum(claim.reserved for claim in claims_of(self.state).get(KEY, ()))
 
     def used_by(self, name: str) -> int:
         return sum(claim.used for claim in claims_of(self.state).get(KEY, ()) if claim.instance_id == name)
