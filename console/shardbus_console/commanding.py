@@ -112,8 +112,10 @@ async def _send(
     *,
     quiet: bool,
 ) -> tuple[Answer, Waited | None]:
+    from shardbus_eventstore.live import following
+
     from shardbus_console.ask import ask
-    from shardbus_console.following import Line, follow, following
+    from shardbus_console.following import Line, follow
 
     def show(answer: Answer) -> None:
         if not quiet:

@@ -2,14 +2,13 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 from shardbus_infra.bus.port import BusUnreachableError
 from shardbus_infra.files.document import parse, read_text
-from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_infra.settings import CommonSettings
 from shardbus_schemas.devices import DeviceFacts
 from shardbus_schemas.fleet import Fleet
@@ -44,14 +43,10 @@ class Exportable:
 
     def with_fleet(self, fleet: Fleet) -> "Exportable":
         """Return the same with the facts and labels of ``fleet`` in place of its own."""
-        return Exportable(
-            self.plan,
-            self.instance_id,
-            self.model,
-            self.request,
+        return replace(
+            self,
             devices={key: device for key, _, device in fleet.devices()},
             labels={node.node_id: node.labels for node in fleet.nodes},
-            hostnames=self.hostnames,
         )
 
 
@@ -76,7 +71,7 @@ def live_instance(name: str, nats_url: str | None) -> Exportable:
 def _named(state: "FleetState", name: str) -> "InstanceRecord":
     if exact := state.instances.get(InstanceId(name)):
         return exact
-    alive = [one for one in state.instances.values() if one.status != "deleted"]
+    alive = [one for one in state.instances.values() if one.is_wanted]
     begin = [one for one in alive if name and (one.model.model_id == name or one.instance_id.startswith(name))]
     if len(begin) == 1:
         return begin[0]
@@ -129,11 +124,6 @@ def _text_of(file: Path) -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CommandError(f"standard input: not UTF-8: byte {error.start}") from error
-
-
-def fleet_facts(file: Path) -> Fleet:
-    """Return the fleet that a file declares, with what the device table knows of it."""
-    return read_fleet(file)
 
 
 def catalogue_model(plan: Placed) -> ModelProfile | None:

@@ -1,21 +1,16 @@
-"""Following the streams until what was asked for is reached: the state folded live, and a line for each change."""
+"""Following a state until what was asked for is reached, with a line for each change."""
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
-from shardbus_infra.bus.port import Bus
 from shardbus_infra.bus.streams import FLEET
 
 from shardbus_console.output import say
 
 if TYPE_CHECKING:
-    from shardbus_eventstore.live import LiveState
-    from shardbus_eventstore.state import FleetState
+    from shardbus_eventstore.live import Following
 
     from shardbus_console.progress import Goal, Reached
 
@@ -23,47 +18,7 @@ _LOOK_SECONDS = 0.25
 """How long nothing may come before it is looked at how long nothing came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Following:
-    """The state, folded in the background."""
-
-    live: "LiveState"
-    task: "asyncio.Task[None]"
-
-    @property
-    def state(self) -> "FleetState":
-        """The state now; raises what ended the folding, if anything did."""
-        if self.task.done():
-            self.task.result()
-        return self.live.state
-
-
-@asynccontextmanager
-async def following(bus: Bus) -> "AsyncGenerator[Following]":
-    """Fold the streams in the background; once entered, all that they hold now is folded."""
-    from shardbus_eventstore.live import STREAMS, LiveState
-
-    live, stop = LiveState(bus), asyncio.Event()
-    running = asyncio.create_task(live.run(stop), name="follow the streams")
-
-    async def catch_up() -> None:
-        for stream in STREAMS:
-            await live.wait_until(stream, (await bus.info(stream)).last_sequence, None)
-
-    reaching = asyncio.create_task(catch_up(), name="catch up")
-    try:
-        await asyncio.wait({running, reaching}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()
-        await reaching
-        yield Following(live, running)
-    finally:
-        stop.set()
-        reaching.cancel()
-        await asyncio.gather(running, reaching, return_exceptions=True)
-
-
-async def follow(known: Following, command_id: str, goal: "Goal", line: "Line", deadline: float) -> "Reached":
+async def follow(known: "Following", command_id: str, goal: "Goal", line: "Line", deadline: float) -> "Reached":
     """Return how far ``goal`` is when it has ended, or at ``deadline`` (loop time)."""
     from shardbus_eventstore.live import StateBehindError
 

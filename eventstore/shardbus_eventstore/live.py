@@ -9,7 +9,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from shardbus_infra.bus.port import BusError, BusUnreachableError, Log, StreamInfo, StreamShortenedError
@@ -171,20 +172,42 @@ async def _until(stop: asyncio.Event, *works: Coroutine[object, object, None]) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def read_state(bus: Log) -> FleetState:
-    """Return the state as of the streams' last sequences at this moment, or a little after."""
+@dataclass(frozen=True, slots=True)
+class Following:
+    """The state, folded in the background."""
+
+    live: LiveState
+    task: asyncio.Task[None]
+
+    @property
+    def state(self) -> FleetState:
+        """The state now; raises what ended the folding, if anything did."""
+        if self.task.done():
+            self.task.result()
+        return self.live.state
+
+
+@contextlib.asynccontextmanager
+async def following(bus: Log) -> AsyncGenerator[Following]:
+    """Fold the streams in the background; once entered, all that they held by then is folded. Raises BusError."""
     live, stop = LiveState(bus), asyncio.Event()
-    running = asyncio.create_task(live.run(stop), name="read the streams")
+    running = asyncio.create_task(live.run(stop), name="follow the streams")
     reaching = asyncio.create_task(_reach_the_end(bus, live), name="reach the end")
     try:
         done, _ = await asyncio.wait({running, reaching}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        yield Following(live, running)
     finally:
         stop.set()
         reaching.cancel()
         await asyncio.gather(running, reaching, return_exceptions=True)
-    return live.state
+
+
+async def read_state(bus: Log) -> FleetState:
+    """Return the state as of the streams' last sequences at this moment, or a little after."""
+    async with following(bus) as known:
+        return known.state
 
 
 async def _reach_the_end(bus: Log, live: LiveState) -> None:

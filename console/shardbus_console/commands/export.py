@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from shardbus_infra.files.fleet_file import read_fleet
 from shardbus_infra.files.model_file import read_model
 
 from shardbus_console.commands.place import ModelFile
@@ -16,7 +17,6 @@ from shardbus_console.exportable import (
     Exportable,
     addresses_of,
     catalogue_model,
-    fleet_facts,
     labels_named,
     live_instance,
     plan_in,
@@ -87,7 +87,7 @@ def export(
         raise CommandError("name an instance (`shardbus instances` lists them) or give a plan with --plan FILE")
     source = live_instance(instance, nats_url) if instance is not None else plan_in(plan or Path())
     if fleet is not None:
-        source = source.with_fleet(fleet_facts(fleet))
+        source = source.with_fleet(read_fleet(fleet))
     placement = _placement(source, model, address or [])
     exo_nodes = labels_named(source, exo_node or [], NODE_LABEL, "--exo-node")
     try:

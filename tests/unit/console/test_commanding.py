@@ -9,8 +9,9 @@ import pytest
 from shardbus_console import progress
 from shardbus_console.commanding import Waited, code_after_wait
 from shardbus_console.exits import Exit
-from shardbus_console.following import Line, follow, following
+from shardbus_console.following import Line, follow
 from shardbus_console.progress import End, Goal, InstancesRun, Reached
+from shardbus_eventstore.live import following
 from shardbus_infra.bus.memory import MemoryBus
 from shardbus_infra.bus.port import StreamReplacedError
 from shardbus_infra.bus.publish import publish
